@@ -1,0 +1,1 @@
+"""The container: one process that hosts providers, one fault domain, one name space of devices."""

@@ -1,0 +1,116 @@
+"""A container: its registry and dispatch under trio, and the provider API on top of them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any, overload
+
+import trio
+
+from ..core.device import CloseHandler, Device, LogicalDevice, OpenHandler, RequestHandler, from_handlers
+from ..core.dispatch import Dispatch
+from ..core.errors import LdmError
+from ..core.registry import Registry
+
+MAX_THREADS = 64
+"""Handlers of one container that run in worker threads at one time; more wait for a thread."""
+
+
+class TrioRuntime:
+    """What the dispatch needs of a loop, as trio has it."""
+
+    cancelled: type[BaseException] = trio.Cancelled
+    event = trio.Event
+
+    def __init__(self) -> None:
+        self._limiter: trio.CapacityLimiter | None = None
+
+    async def in_thread(self, call: Callable[..., Any], *args: Any) -> Any:
+        """Run a blocking call; it cannot be cut short, so a cancellation takes effect when it has returned."""
+        if self._limiter is None:
+            self._limiter = trio.CapacityLimiter(MAX_THREADS)
+        return await trio.to_thread.run_sync(call, *args, limiter=self._limiter)
+
+
+class Container:
+    """One fault domain and name space: what providers create their devices in.
+
+    `current` is the container of this process, which `create_device` and `destroy_device` of the package act on.
+    """
+
+    current: Container | None = None
+
+    def __init__(self, name: str, first_consumer_id: int = 1) -> None:
+        self.name = name
+        self.registry = Registry(name, first_consumer_id=first_consumer_id)
+        self.dispatch = Dispatch(self.registry, TrioRuntime())
+        self.nursery: trio.Nursery | None = None
+
+    @overload
+    def create_device(self, name: str, device: Device, /, *, provider: str = ...) -> LogicalDevice: ...
+    @overload
+    def create_device(
+        self,
+        name: str,
+        open_handler: OpenHandler | None = None,
+        close_handler: CloseHandler | None = None,
+        request_handler: RequestHandler | None = None,
+        *,
+        provider: str = ...,
+        **attributes: Any,
+    ) -> LogicalDevice: ...
+
+    def create_device(
+        self,
+        name: str,
+        open_handler: Device | OpenHandler | None = None,
+        close_handler: CloseHandler | None = None,
+        request_handler: RequestHandler | None = None,
+        *,
+        provider: str = "",
+        **attributes: Any,
+    ) -> LogicalDevice:
+        """Create a logical device and make it available: at once, to every consumer, from any thread.
+
+        Either `create_device(name, device)` with an instance of a `Device` subclass, or the three handlers,
+        `open_handler(name, consumer_id)`, `close_handler(name, consumer_id)` and `request_handler(name, consumer_id,
+        request)`, of which only the last is needed, with any attributes of `Device` as keywords.
+
+        Raises `DeviceExists`, and `InvalidRequest` or `NameTooLong` for a bad name or attribute.
+        """
+        if isinstance(open_handler, Device):
+            device = open_handler
+        else:
+            device = from_handlers(name, open_handler, close_handler, request_handler, attributes)
+        return self.registry.create_device(name, device, provider)
+
+    def destroy_device(self, name: str) -> None:
+        """Make a device unavailable: at once, from any thread.
+
+        Raises `NoSuchDevice`, and `DeviceBusy` while the device has a consumer.
+        """
+        self.registry.destroy_device(name)
+
+    async def close_consumers(self) -> None:
+        """Run the close handler for whoever has a device open: the container is about to end."""
+        async with trio.open_nursery() as nursery:
+            for consumer in tuple(self.registry.consumers.values()):
+                nursery.start_soon(self.dispatch.close, consumer)
+
+
+def create_device(*args: Any, **kwargs: Any) -> LogicalDevice:
+    """`Container.create_device` of this process's container."""
+    return _current().create_device(*args, **kwargs)
+
+
+def destroy_device(name: str) -> None:
+    """`Container.destroy_device` of this process's container."""
+    _current().destroy_device(name)
+
+
+def _current() -> Container:
+    if Container.current is None:
+        program = sys.argv[0] or "this program"
+        raise LdmError(f"{program} is no container: start its provider with 'ldmfs run', ldmfs.run or a configuration")
+    return Container.current

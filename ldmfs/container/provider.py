@@ -1,0 +1,154 @@
+"""Providers: the plug-ins that create devices.
+
+A provider is a class; its entry point in the group `ldmfs.providers` gives it the name that a configuration calls it by.
+Its life:
+
+    load        its module is imported, in the container's process
+    configure   `__init__` gets the settings, checked against `Settings` and `DeviceSettings`
+    start       creates its devices; may be async
+    stop        called once, after the last consumer was closed; may be async
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any, ClassVar
+
+import msgspec
+
+from ..core.device import LogicalDevice
+from . import settings as _settings
+from .host import Container
+from .settings import ConfigurationError, Settings, convert
+
+GROUP = "ldmfs.providers"
+"""The entry-point group in which plug-ins are found."""
+
+
+class Provider:
+    """Base of every provider: subclass it and write `start`."""
+
+    Settings: ClassVar[type[_settings.Settings]] = _settings.Settings
+    """Type of the provider's own keys: those of `[container.plugin]`."""
+    DeviceSettings: ClassVar[type[_settings.Settings] | None] = None
+    """Type of a device's keys, for a provider that makes its devices by configuration: `[container.plugin.device]`."""
+
+    def __init__(
+        self, container: Container, name: str, settings: Any = None, devices: Mapping[str, Any] | None = None
+    ) -> None:
+        self.container = container
+        self.name = name
+        self.settings = self.Settings() if settings is None else settings
+        self.devices = dict(devices or {})
+
+    def start(self) -> Awaitable[None] | None:
+        """Create the devices.  What it raises keeps the container from starting, with the reason told."""
+
+    def stop(self) -> Awaitable[None] | None:
+        """Let go of what `start` took."""
+
+    def create_device(self, name: str, *args: Any, **attributes: Any) -> LogicalDevice:
+        """`Container.create_device`, entered under this provider's name."""
+        return self.container.create_device(name, *args, provider=self.name, **attributes)
+
+    def destroy_device(self, name: str) -> None:
+        """`Container.destroy_device`."""
+        self.container.destroy_device(name)
+
+    def start_soon(self, function: Callable[..., Awaitable[Any]], *args: Any) -> None:
+        """Run `await function(*args)` beside the container's requests, until the container stops.
+
+        An exception from it ends the container, as an unhandled one ends a program.
+        """
+        assert self.container.nursery is not None, "start_soon is for a container that runs"
+        self.container.nursery.start_soon(function, *args)
+
+
+class PlugIn(msgspec.Struct, frozen=True):
+    """A plug-in as a container is told to host it: `target` is `module:class`, `where` its place in a configuration."""
+
+    name: str
+    target: str
+    where: str
+    table: dict[str, Any] = {}
+
+
+def found() -> dict[str, EntryPoint]:
+    """Return the plug-ins that are installed, by name."""
+    return {point.name: point for point in sorted(entry_points(group=GROUP), key=lambda point: point.name)}
+
+
+def load(target: str) -> type[Provider]:
+    """Import `module:class` and return the class.  Raises `ConfigurationError` with the reason when that fails."""
+    module_name, _, attribute = target.partition(":")
+    try:
+        provider = getattr(importlib.import_module(module_name), attribute)
+    except MissingExtra as error:
+        raise ConfigurationError(str(error)) from None
+    except Exception as error:
+        raise ConfigurationError(f"{target} cannot be imported: {type(error).__name__}: {error}") from error
+    if not (isinstance(provider, type) and issubclass(provider, Provider)):
+        raise ConfigurationError(f"{target} is no subclass of ldmfs.Provider")
+    return provider
+
+
+def load_file(module_or_file: str) -> tuple[str, type[Provider]]:
+    """Import a module by name or a .py file by path; return its name and the one provider that it defines."""
+    path = Path(module_or_file)
+    if path.suffix == ".py" or "/" in module_or_file:
+        name = path.stem
+        spec = importlib.util.spec_from_file_location(name, path)
+        if spec is None or spec.loader is None or not path.is_file():
+            raise ConfigurationError(f"{module_or_file}: there is no such Python file")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        load_module: Callable[[], object] = lambda: spec.loader.exec_module(module)  # type: ignore[union-attr]  # noqa: E731
+    else:
+        name = module_or_file.rpartition(".")[2]
+        load_module = lambda: importlib.import_module(module_or_file)  # noqa: E731
+    try:
+        module_ = load_module() or sys.modules[name]
+    except Exception as error:
+        raise ConfigurationError(f"{module_or_file} cannot be imported: {type(error).__name__}: {error}") from error
+    providers = [
+        value for value in vars(module_).values()
+        if inspect.isclass(value) and issubclass(value, Provider) and value.__module__ == module_.__name__  # type: ignore[attr-defined]
+    ]  # fmt: skip
+    if len(providers) != 1:
+        names = ", ".join(provider.__name__ for provider in providers) or "none"
+        raise ConfigurationError(f"{module_or_file}: one subclass of ldmfs.Provider is expected, it has: {names}")
+    return name, providers[0]
+
+
+def configure(provider: type[Provider], container: Container, plug_in: PlugIn) -> Provider:
+    """Return the provider with its settings, checked; raise `ConfigurationError` that names file, key and type."""
+    settings, devices = dict(plug_in.table), {}
+    if provider.DeviceSettings is not None:
+        tables = {key: value for key, value in settings.items() if isinstance(value, dict)}
+        devices = {
+            name: convert(table, provider.DeviceSettings, f"{plug_in.where}.{name}") for name, table in tables.items()
+        }
+        settings = {key: value for key, value in settings.items() if key not in tables}
+    checked = convert(settings, provider.Settings, plug_in.where)
+    try:
+        return provider(container, plug_in.name, checked, devices)
+    except ValueError as error:
+        raise ConfigurationError(f"{plug_in.where}: {error}") from None
+
+
+class MissingExtra(ImportError):
+    """An optional package is not installed; the message has the command that installs it."""
+
+
+def require(module: str, extra: str) -> Any:
+    """Import an optional package; raise `MissingExtra` with the pip command where it is not installed."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise MissingExtra(f"the package {module} is not installed; run: pip install 'ldmfs[{extra}]'") from None

@@ -1,0 +1,228 @@
+"""Devices and their consumers: what a container's registry holds.
+
+`Device` is what the author of a provider writes, `LogicalDevice` the registry's record of one that was created, and
+`Consumer` one `open_device` that was not closed yet.
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+import inspect
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeAlias
+
+import msgspec
+
+from .errors import InvalidRequest, NameTooLong
+from .request import Request, RequestType
+
+MAX_NAME = 255
+"""The longest name of a container or a device, in bytes of UTF-8: what the kernel allows for a file."""
+
+MESSAGE_TYPES = frozenset({RequestType.READ, RequestType.CALL, RequestType.FLUSH, RequestType.NON_STANDARD})
+BLOCK_TYPES = frozenset({RequestType.READ, RequestType.WRITE, RequestType.FLUSH, RequestType.TRIM})
+
+OpenHandler: TypeAlias = Callable[[str, int], Awaitable[None] | None]
+CloseHandler: TypeAlias = Callable[[str, int], Awaitable[None] | None]
+RequestHandler: TypeAlias = Callable[[str, int, Request], Any]
+
+
+class Kind(enum.StrEnum):
+    """What the file of a device is like: a place to exchange messages, or a range of bytes."""
+
+    MESSAGE = "message"
+    BLOCK = "block"
+
+
+class Device:
+    """The class form of a device: subclass it, write `request`, and pass an instance to `create_device`.
+
+    Each handler is a plain function or `async`.  A plain one runs on the container's loop and must not block; one that
+    does block is run in a worker thread when the class says `thread = True`.
+    """
+
+    kind: Kind = Kind.MESSAGE
+    mode: int = 0o666
+    """Permission bits of the device's file, which count on every path."""
+    uid: int | None = None
+    """The owner; None is the user of the container's process."""
+    gid: int | None = None
+    description: str = ""
+    """One line for `ls`, `getfattr` and the graph."""
+    takes: str = ""
+    """What a request holds, in a few words."""
+    gives: str = ""
+    """What a reply holds, in a few words."""
+    accepts: frozenset[RequestType] | None = None
+    """Request types that reach the handler; the others are refused with `EOPNOTSUPP`.  None is all of the kind's."""
+    size: int = 0
+    """Bytes of a block device."""
+    thread: bool = False
+    """The handlers block: run them in a worker thread."""
+
+    def open(self, consumer_id: int) -> Awaitable[None] | None:
+        """Take note of a new consumer.  An `LdmError` refuses it."""
+
+    def close(self, consumer_id: int) -> Awaitable[None] | None:
+        """Forget a consumer: run once for each `open` that succeeded, also when the consumer was killed."""
+
+    def request(self, consumer_id: int, request: Request) -> Any:
+        """Answer one request with bytes, a `Reply` or None; an `LdmError` is the consumer's error."""
+        raise NotImplementedError(f"{type(self).__name__} has no request handler")
+
+
+class Execution(enum.Enum):
+    """How a handler is run."""
+
+    INLINE = "inline"
+    ASYNC = "async"
+    THREAD = "thread"
+
+
+class Peer(msgspec.Struct, frozen=True):
+    """Who opened a device, as the kernel tells it.
+
+    `pid` is the process, `session` its login session (`getsid`), both 0 where the kernel cannot say; `path` is how the
+    consumer came: `file`, `channel`, `local` or `kernel`.
+    """
+
+    pid: int = 0
+    uid: int = 0
+    gid: int = 0
+    session: int = 0
+    path: str = "file"
+    container: str | None = None
+
+
+class Consumer:
+    """One open of a device: from `open_device` to `close_device`, or to the consumer's death."""
+
+    __slots__ = ("cancels", "closing", "device", "drained", "errors", "id", "peer", "requests", "since")
+
+    def __init__(self, id: int, device: LogicalDevice, peer: Peer) -> None:
+        self.id = id
+        self.device = device
+        self.peer = peer
+        self.since = time.time()
+        self.requests = 0
+        self.errors = 0
+        self.cancels: dict[int, Callable[[], None]] = {}
+        """The requests that are running off the loop's fast path, each with what cancels it."""
+        self.closing = False
+        self.drained: Callable[[], None] | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the graph tells of this consumer, as plain data."""
+        return {
+            "id": self.id,
+            "pid": self.peer.pid,
+            "uid": self.peer.uid,
+            "container": self.peer.container,
+            "path": self.peer.path,
+            "since": self.since,
+            "requests": self.requests,
+            "errors": self.errors,
+            "outstanding": len(self.cancels),
+        }
+
+
+class LogicalDevice:
+    """The registry's record of a device that exists."""
+
+    __slots__ = (
+        "accepts", "close_handler", "consumers", "created", "description", "gid", "gives", "id", "kind", "mode", "name",
+        "open_execution", "open_handler", "close_execution", "provider", "request_execution", "request_handler", "size",
+        "takes", "uid",
+    )  # fmt: skip
+
+    def __init__(self, name: str, id: int, device: Device, provider: str, owner: tuple[int, int]) -> None:
+        self.name = name
+        self.id = id
+        self.provider = provider
+        self.kind = Kind(device.kind)
+        self.mode = device.mode & 0o7777
+        self.uid = owner[0] if device.uid is None else device.uid
+        self.gid = owner[1] if device.gid is None else device.gid
+        self.description = device.description
+        self.takes = device.takes
+        self.gives = device.gives
+        self.accepts = device.accepts or (BLOCK_TYPES if self.kind is Kind.BLOCK else MESSAGE_TYPES)
+        self.size = device.size
+        self.created = time.time()
+        self.consumers: dict[int, Consumer] = {}
+        self.open_handler = device.open
+        self.close_handler = device.close
+        self.request_handler = device.request
+        self.open_execution = execution(device.open, thread=device.thread and not is_default(device, "open"))
+        self.close_execution = execution(device.close, thread=device.thread and not is_default(device, "close"))
+        self.request_execution = execution(device.request, thread=device.thread)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the graph tells of this device, as plain data."""
+        return {
+            "name": self.name,
+            "kind": self.kind.value,
+            "mode": self.mode,
+            "uid": self.uid,
+            "gid": self.gid,
+            "size": self.size,
+            "provider": self.provider,
+            "description": self.description,
+            "takes": self.takes,
+            "gives": self.gives,
+            "consumers": [consumer.describe() for consumer in tuple(self.consumers.values())],
+        }
+
+
+def is_default(device: Device, handler: str) -> bool:
+    """Tell whether `handler` is the one that does nothing, which needs no thread."""
+    return getattr(type(device), handler) is getattr(Device, handler) and handler not in device.__dict__
+
+
+def execution(handler: Callable[..., Any], *, thread: bool) -> Execution:
+    """Tell how `handler` has to be run: `async` wins over `thread`, since awaiting needs the loop."""
+    plain = handler
+    while isinstance(plain, functools.partial):
+        plain = plain.func
+    if inspect.iscoroutinefunction(plain) or inspect.iscoroutinefunction(getattr(plain, "__call__", None)):  # noqa: B004
+        return Execution.ASYNC
+    return Execution.THREAD if thread else Execution.INLINE
+
+
+def from_handlers(
+    name: str,
+    open_handler: OpenHandler | None,
+    close_handler: CloseHandler | None,
+    request_handler: RequestHandler | None,
+    attributes: dict[str, Any],
+) -> Device:
+    """Return the `Device` that three handler functions and some attributes make: the form of `create_device`."""
+    if request_handler is None:
+        raise InvalidRequest(f"device {name!r} has no request handler; pass request_handler")
+    device = Device()
+    for key, value in attributes.items():
+        if key.startswith("_") or not hasattr(Device, key) or key in ("open", "close", "request"):
+            raise InvalidRequest(f"device {name!r}: there is no attribute {key!r}")
+        setattr(device, key, value)
+    if open_handler is not None:
+        device.open = functools.partial(open_handler, name)  # type: ignore[method-assign]
+    if close_handler is not None:
+        device.close = functools.partial(close_handler, name)  # type: ignore[method-assign]
+    device.request = functools.partial(request_handler, name)  # type: ignore[method-assign]
+    return device
+
+
+def check_name(name: str, what: str = "device") -> None:
+    """Raise `InvalidRequest` or `NameTooLong` unless `name` can be the name of a file."""
+    if not isinstance(name, str):
+        raise InvalidRequest(f"the name of a {what} is a str, not {type(name).__name__}")
+    if name in ("", ".", "..") or "/" in name or "\0" in name:
+        raise InvalidRequest(f"{name!r} cannot be the name of a {what}: it is empty, '.', '..', or has a slash or NUL")
+    try:
+        encoded = name.encode()
+    except UnicodeEncodeError:
+        raise InvalidRequest(f"{name!r} cannot be the name of a {what}: it is not valid Unicode") from None
+    if len(encoded) > MAX_NAME:
+        raise NameTooLong(f"the name of a {what} has {len(encoded)} bytes, {MAX_NAME} are allowed: {name[:40]!r}…")

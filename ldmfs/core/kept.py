@@ -1,0 +1,92 @@
+"""Replies that their writer closed without reading, for the next reader of the same user and login session.
+
+`echo hello > device; cat device` are two opens, so two consumers: the reply of the first is kept here until the second
+asks.  One for each device and login session, bounded in number and bytes, and only for a while.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from .device import Peer
+from .errors import LdmError
+
+MAX_KEPT = 256
+"""Replies kept by one container; the oldest makes room."""
+
+MAX_KEPT_BYTES = 64 << 20
+"""Their bytes altogether; the oldest make room."""
+
+KEPT_SECONDS = 60.0
+"""How long a reply is kept."""
+
+Key = tuple[int, int, int]
+
+
+class KeptReply(msgspec.Struct, frozen=True):
+    """The reply of consumer `writer`, or the error it would have got."""
+
+    writer: int
+    data: bytes | bytearray | memoryview
+    error: LdmError | None
+    expires: float
+
+
+class KeptReplies:
+    """The kept replies of one container; `clock` tells seconds that only grow."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.clock = clock
+        self.bytes = 0
+        self._kept: dict[Key, KeptReply] = {}
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def keep(
+        self, device: int, peer: Peer, writer: int, data: bytes | bytearray | memoryview, error: LdmError | None
+    ) -> None:
+        """Keep a reply for the next reader of `device` in the session of `peer`; it replaces an earlier one."""
+        if not peer.session:
+            return
+        self._drop((device, peer.uid, peer.session))
+        self._kept[device, peer.uid, peer.session] = KeptReply(writer, data, error, self.clock() + KEPT_SECONDS)
+        self.bytes += len(data)
+        self.expire()
+        while len(self._kept) > MAX_KEPT or self.bytes > MAX_KEPT_BYTES:
+            self._drop(next(iter(self._kept)))
+
+    def take(self, device: int, peer: Peer) -> KeptReply | None:
+        """Return the reply that waits for a reader like `peer`, which is thereby no longer kept, or None."""
+        if not self._kept or not peer.session:
+            return None
+        self.expire()
+        return self._drop((device, peer.uid, peer.session))
+
+    def withdraw(self, device: int, peer: Peer, writer: int) -> None:
+        """Forget what consumer `writer` left: it goes on with the file itself, through another descriptor."""
+        kept = self._kept.get((device, peer.uid, peer.session))
+        if kept is not None and kept.writer == writer:
+            self._drop((device, peer.uid, peer.session))
+
+    def forget_device(self, device: int) -> None:
+        """Forget the replies of a device that was destroyed."""
+        for key in [key for key in self._kept if key[0] == device]:
+            self._drop(key)
+
+    def expire(self) -> None:
+        """Forget what was kept long enough.  In order of age, so that only what has expired is looked at."""
+        now = self.clock()
+        while self._kept:
+            key, kept = next(iter(self._kept.items()))
+            if kept.expires > now:
+                return
+            self._drop(key)
+
+    def _drop(self, key: Key) -> KeptReply | None:
+        kept = self._kept.pop(key, None)
+        if kept is not None:
+            self.bytes -= len(kept.data)
+        return kept

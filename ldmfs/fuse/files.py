@@ -1,0 +1,332 @@
+"""Open files: what read, write, flush, poll and release mean for a message device and for a block device.
+
+An open file is one consumer.  It ends with `release`, which the kernel sends once, when the last descriptor is closed or
+its owner died, and some time after `close` returned; what must be visible when `close` returns is done in `flush`, which
+comes at each `close` of each duplicate.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import select
+from collections.abc import Callable
+from typing import Protocol
+
+import pyfuse3
+import trio
+
+from ..core.device import Consumer, Execution, Peer
+from ..core.dispatch import Dispatch, cancelled_error
+from ..core.errors import InvalidRequest, LdmError, MessageTooLong, NoSpace, WouldBlock
+from ..core.exchange import Exchange, State
+from ..core.kept import KeptReplies
+from ..core.request import MAX_MESSAGE, Reply, Request, RequestType
+from . import signals
+from .waiting import KilledInWait, Watch
+
+log = logging.getLogger("ldmfs.fuse")
+
+_CALL = RequestType.CALL
+_IDLE, _RUNNING, _READY = State  # globals of the fast path
+
+Data = bytes | bytearray | memoryview
+
+
+class Surroundings(Protocol):
+    """What a file needs of the mount that it is in."""
+
+    dispatch: Dispatch
+    kept: KeptReplies
+    watch: Watch
+    nursery: trio.Nursery
+
+
+class MessageFile:
+    """One open file of a message device: see `core.exchange` for what it answers when."""
+
+    __slots__ = (
+        "_around",
+        "_dispatch",
+        "_done",
+        "_exchange",
+        "_inline",
+        "_interrupted",
+        "_is_kept",
+        "_poll",
+        "_scope",
+        "consumer",
+        "flags",
+    )
+
+    def __init__(self, around: Surroundings, consumer: Consumer, flags: int) -> None:
+        self._around = around
+        self._dispatch = around.dispatch
+        self.consumer = consumer
+        self.flags = flags
+        self._exchange = Exchange()
+        self._inline = consumer.device.request_execution is Execution.INLINE
+        self._scope: trio.CancelScope | None = None
+        self._done: trio.Event | None = None
+        self._poll: pyfuse3.PollHandle | None = None
+        self._interrupted = False
+        self._is_kept = False
+
+    # -- requests
+
+    def write(self, data: bytes) -> int:
+        """Send a CALL.  Never waits: the kernel holds up every other write to the device meanwhile.
+
+        Raises the error of a handler that runs inline; what another ends with is for the read, or the flush.
+        """
+        if len(data) > MAX_MESSAGE:
+            raise MessageTooLong(f"a message has at most {MAX_MESSAGE} bytes")
+        self._begin(Request(_CALL, data))
+        return len(data)
+
+    def read_now(self, size: int) -> Data | None:
+        """Return what a read gives without waiting, None if it has to wait; raise the error that is the reply."""
+        exchange = self._exchange
+        if exchange.state is not _READY:
+            if exchange.state is _IDLE:
+                self._begin_read(size)
+            if exchange.state is _RUNNING:
+                return None
+        if self._is_kept:
+            self._withdraw()
+        return exchange.take(size)
+
+    async def read(self, size: int) -> Data:
+        """Wait for the reply, then return its next bytes.
+
+        Raises `Interrupted` when the reader has a signal pending.  The handler is cancelled with it if the signal ends
+        the reader; else it goes on for the reader to try again, and is cancelled when the file is closed.
+        """
+        if self.flags & os.O_NONBLOCK:
+            raise WouldBlock("the reply is not there yet")
+        while (data := self.read_now(size)) is None:
+            try:
+                await self._wait(self._reader_pending)
+            except KilledInWait:
+                self._abandon()
+                raise
+            except LdmError:
+                self._interrupted = True
+                raise
+        return data
+
+    async def flush(self) -> None:
+        """Do what is to be done when `close` returns: wait for a running handler, report its error, keep its reply.
+
+        Does not wait for a file in non-blocking mode, for a process that is exiting, or after an interrupted read.
+        """
+        running = self._exchange.state is _RUNNING
+        if running and not self._interrupted and not self.flags & os.O_NONBLOCK:
+            try:
+                await self._wait(self._closer_pending)
+            except KilledInWait:
+                return
+        if self._exchange.unread:
+            self._keep()
+        if self._exchange.state is _READY and self._exchange.error is not None:
+            raise self._exchange.error.with_traceback(None)
+
+    async def release(self) -> None:
+        """Close the device for this consumer: cancel what is running, run the close handler."""
+        self._exchange.reset()
+        with trio.CancelScope(shield=True):
+            await self._around.dispatch.close(self.consumer)
+
+    def poll(self, handle: pyfuse3.PollHandle | None) -> int:
+        """Return the events that are there; `handle` is told when that changes.
+
+        A file opened to read and write is readable when there is a reply, and one opened only to read always is when no
+        request is running, since a read then sends one.
+        """
+        self._poll = handle
+        state = self._exchange.state
+        if state is _RUNNING:
+            return 0
+        readable = state is _READY or self.flags & os.O_ACCMODE == os.O_RDONLY
+        return select.POLLOUT | (select.POLLIN if readable else 0)
+
+    # -- the request that is running
+
+    def _begin(self, request: Request) -> None:
+        if self._is_kept:
+            self._withdraw()
+        if not self._inline:
+            return self._start(request)
+        try:
+            self._exchange.answer(self._dispatch.request_inline(self.consumer, request))
+        except LdmError:
+            self._exchange.reset()
+            raise
+
+    def _begin_read(self, size: int) -> None:
+        """Take the reply that an earlier consumer of the same session left, or else send a READ."""
+        device, peer = self.consumer.device, self.consumer.peer
+        kept = self._around.kept.take(device.id, peer)
+        if kept is None:
+            self._begin(Request(RequestType.READ, length=size))
+        else:
+            self._exchange.finish(self._exchange.start(), kept.error or Reply(kept.data))
+
+    def _start(self, request: Request) -> None:
+        number = self._exchange.start()
+        scope = trio.CancelScope()
+        try:
+            ticket = self._dispatch.admit(self.consumer, scope.cancel)
+        except LdmError:
+            self._exchange.reset()
+            raise
+        self._scope, self._done, self._interrupted = scope, trio.Event(), False
+        self._around.nursery.start_soon(self._run, number, request, ticket, scope, self._done)
+
+    async def _run(self, number: int, request: Request, ticket: int, scope: trio.CancelScope, done: trio.Event) -> None:
+        outcome: Reply | LdmError = cancelled_error(self.consumer)
+        with scope:
+            try:
+                outcome = await self._around.dispatch.request(self.consumer, request, ticket)
+            except LdmError as error:
+                outcome = error
+        self._exchange.finish(number, outcome)
+        done.set()
+        self._notify()
+
+    async def _wait(self, pending: Callable[[], signals.Pending]) -> None:
+        assert self._done is not None
+        await self._around.watch.wait(self._done, pending)
+
+    def _abandon(self) -> None:
+        if self._scope is not None:
+            self._scope.cancel()
+
+    def _notify(self) -> None:
+        handle, self._poll = self._poll, None
+        if handle is not None:
+            try:
+                handle.notify()
+            except OSError as error:
+                log.debug("poll of consumer %d could not be woken: %s", self.consumer.id, error)
+
+    # -- replies that outlive their writer
+
+    def _keep(self) -> None:
+        data = self._exchange.data
+        self._around.kept.keep(
+            self.consumer.device.id, self.consumer.peer, self.consumer.id, bytes(data), self._exchange.error
+        )
+        self._is_kept = True
+
+    def _withdraw(self) -> None:
+        self._around.kept.withdraw(self.consumer.device.id, self.consumer.peer, self.consumer.id)
+        self._is_kept = False
+
+    # -- what /proc says of who waits; called in a worker thread
+
+    def _reader_pending(self) -> signals.Pending:
+        return reader_pending(self.consumer)
+
+    def _closer_pending(self) -> signals.Pending:
+        peer = self.consumer.peer
+        if signals.exiting_with(peer.pid):
+            return signals.Pending.FATAL
+        return signals.pending(peer.pid)
+
+
+class BlockFile:
+    """One open file of a block device: reads and writes at an offset, answered by READ and WRITE requests."""
+
+    __slots__ = ("_around", "consumer", "flags")
+
+    def __init__(self, around: Surroundings, consumer: Consumer, flags: int) -> None:
+        self._around = around
+        self.consumer = consumer
+        self.flags = flags
+
+    async def read(self, offset: int, size: int) -> Data:
+        """Return the bytes at `offset`, fewer than `size` at the device's end."""
+        size = min(size, self.consumer.device.size - offset)
+        if size <= 0:
+            return b""
+        reply = await self._request(Request(RequestType.READ, offset=offset, length=size))
+        if len(reply.data) != size:
+            raise InvalidRequest(f"device {self.consumer.device.name!r} gave {len(reply.data)} bytes for {size}")
+        return reply.data
+
+    async def write(self, offset: int, data: bytes) -> int:
+        """Write `data` at `offset`; what would lie behind the device's end is not written."""
+        room = self.consumer.device.size - offset
+        if room <= 0:
+            raise NoSpace(f"offset {offset} lies behind the end of the device")
+        part = data[:room]
+        await self._request(Request(RequestType.WRITE, part, offset=offset, length=len(part)))
+        return len(part)
+
+    async def sync(self) -> None:
+        """Make durable what was written before."""
+        await self._request(Request(RequestType.FLUSH))
+
+    async def flush(self) -> None:
+        """Nothing is outstanding when `close` is called."""
+
+    async def release(self) -> None:
+        """Close the device for this consumer."""
+        with trio.CancelScope(shield=True):
+            await self._around.dispatch.close(self.consumer)
+
+    def poll(self, handle: pyfuse3.PollHandle | None) -> int:
+        """A block device is always ready."""
+        return select.POLLIN | select.POLLOUT
+
+    async def _request(self, request: Request) -> Reply:
+        dispatch, consumer = self._around.dispatch, self.consumer
+        if consumer.device.request_execution is Execution.INLINE:
+            return dispatch.request_inline(consumer, request)
+        outcome: list[Reply | LdmError] = []
+        done, scope = trio.Event(), trio.CancelScope()
+        ticket = dispatch.admit(consumer, scope.cancel)
+
+        async def run() -> None:
+            with scope:
+                try:
+                    outcome.append(await dispatch.request(consumer, request, ticket))
+                except LdmError as error:
+                    outcome.append(error)
+            done.set()
+
+        self._around.nursery.start_soon(run)
+        try:
+            await self._around.watch.wait(done, functools.partial(reader_pending, consumer))
+        except LdmError:
+            scope.cancel()
+            raise
+        result = outcome[0] if outcome else cancelled_error(consumer)
+        if isinstance(result, LdmError):
+            raise result
+        return result
+
+
+def reader_pending(consumer: Consumer) -> signals.Pending:
+    """Tell what is pending for the thread that waits in a read or write of `consumer`'s file."""
+    device, opener = consumer.device, consumer.peer.pid
+    openers = {other.peer.pid for other in tuple(device.consumers.values())}
+    for tid in signals.waiting_on(device.id, opener, openers):
+        found = signals.pending(tid)
+        if found is not signals.Pending.NONE:
+            return found
+    return signals.Pending.NONE
+
+
+def open_file(around: Surroundings, consumer: Consumer, flags: int) -> MessageFile | BlockFile:
+    """Return the open file for a consumer that `open` has just made."""
+    kind = MessageFile if consumer.device.kind == "message" else BlockFile
+    return kind(around, consumer, flags)
+
+
+def peer_of(context: pyfuse3.RequestContext) -> Peer:
+    """Return who sends a FUSE request."""
+    tid = context.pid
+    return Peer(signals.process_of(tid), context.uid, context.gid, signals.session_of(tid))

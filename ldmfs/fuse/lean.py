@@ -1,0 +1,212 @@
+"""pyfuse3's session loop at the speed of a raw loop.
+
+pyfuse3 reads its requests with several tasks that pass a fair lock around, and asks epoll before each.  Most of what a
+request costs is that: tasks woken for nothing.  pyfuse3 finds `trio` as a global of its module, which is how its own
+asyncio support replaces it; `install` puts a seam there with other versions of three things:
+
+`Lock`
+    A task that has released it may take it again.  The others stay parked, and one is woken only when the task that
+    reads suspends in a handler: see `inline`.
+`lowlevel.wait_readable`
+    Polls the descriptor first.  Every `FAIR_TURNS`th time it goes through trio all the same, so that other tasks, timers
+    and cancellation have their turn under load.
+`open_nursery`
+    Starts each reader so that it goes on after `EAGAIN`.  A request that was there at the poll may be gone at the read,
+    when its sender was killed in between; on a blocking descriptor the read would then hold up the whole loop.
+
+Invariant: whenever no task is reading or waiting to read the session's descriptor, some task is running (not suspended)
+that will come back to read.  Every handler that may suspend is therefore run by `inline`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import types
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from contextlib import AbstractAsyncContextManager
+from typing import Any, TypeVar
+
+import pyfuse3
+import trio
+
+FAIR_TURNS = 64
+"""Requests taken in a row without going through trio's scheduler."""
+
+T = TypeVar("T")
+
+
+class _Now:
+    """What has happened already: awaiting it costs no coroutine."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        return iter(())  # type: ignore[return-value]
+
+
+NOW = _Now()
+
+
+class BargingLock:
+    """A lock that whoever comes first takes, and that wakes a parked task only when told to."""
+
+    __slots__ = ("held", "parked")
+
+    current: BargingLock | None = None
+
+    def __init__(self) -> None:
+        self.held = False
+        self.parked: deque[trio.lowlevel.Task] = deque()
+        BargingLock.current = self
+
+    def __aenter__(self) -> Awaitable[None]:
+        if self.held:
+            return self._acquire()
+        self.held = True
+        return NOW
+
+    def __aexit__(self, *exc: object) -> Awaitable[None]:
+        self.held = False
+        return NOW
+
+    async def _acquire(self) -> None:
+        while self.held:
+            await self._park()
+        self.held = True
+
+    def wake(self) -> None:
+        """Let a parked task take the lock, if it is free and there is one."""
+        if self.parked and not self.held:
+            trio.lowlevel.reschedule(self.parked.popleft())
+
+    async def _park(self) -> None:
+        task = trio.lowlevel.current_task()
+        self.parked.append(task)
+
+        def abort(_raise_cancel: object) -> trio.lowlevel.Abort:
+            if task in self.parked:
+                self.parked.remove(task)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
+
+
+def wake_reader() -> None:
+    """Let another task read the next request: the one that calls this is about to suspend."""
+    if BargingLock.current is not None:
+        BargingLock.current.wake()
+
+
+@types.coroutine
+def inline(coroutine: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
+    """Run `coroutine`; if it suspends, first let another task read the next request.
+
+    Exceptions and cancellation pass through in both directions.
+    """
+    try:
+        trap = coroutine.send(None)
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]
+    wake_reader()
+    while True:
+        try:
+            value = yield trap
+        except BaseException as error:  # whatever trio throws in belongs to the coroutine
+            step: Callable[[], Any] = _thrower(coroutine, error)
+        else:
+            step = _sender(coroutine, value)
+        try:
+            trap = step()
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+
+
+def _thrower(coroutine: Coroutine[Any, Any, Any], error: BaseException) -> Callable[[], Any]:
+    return lambda: coroutine.throw(error)
+
+
+def _sender(coroutine: Coroutine[Any, Any, Any], value: Any) -> Callable[[], Any]:
+    return lambda: coroutine.send(value)
+
+
+class _Reader:
+    """Waits for the session's descriptor, and puts the kernel's in its place once INIT is answered."""
+
+    def __init__(self, take_over: int | None) -> None:
+        self.take_over = take_over
+        self.poller: select.poll | None = None
+        self.waits = 0
+
+    def wait_readable(self, fd: int) -> Awaitable[None]:
+        self.waits += 1
+        if self.poller is None:
+            self.poller = select.poll()
+            self.poller.register(fd, select.POLLIN)
+        elif self.take_over is not None:
+            # The first wait was for the replayed INIT.  Its answer is out, so from here on the kernel is the peer.
+            os.dup2(self.take_over, fd, inheritable=False)
+            os.close(self.take_over)
+            os.set_blocking(fd, False)
+            self.take_over = None
+        if self.waits % FAIR_TURNS and self.poller.poll(0):
+            return NOW
+        return trio.lowlevel.wait_readable(fd)
+
+
+class _ReaderNursery:
+    """A nursery in which a task that pyfuse3 starts outlives an `EAGAIN`."""
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self._nursery = nursery
+
+    def start_soon(self, loop: Callable[..., Any], _nursery: object, *args: Any, name: object = None) -> None:
+        self._nursery.start_soon(self._read, loop, *args, name=name)
+
+    async def _read(self, loop: Callable[..., Any], *args: Any) -> None:
+        while True:
+            try:
+                return await loop(self, *args)  # type: ignore[no-any-return]
+            except OSError as error:
+                if error.errno != errno.EAGAIN:
+                    raise
+
+
+class _Seam(types.ModuleType):
+    """A module that has some names of its own and finds the others in `behind`."""
+
+    def __init__(self, behind: types.ModuleType, **names: object) -> None:
+        super().__init__(behind.__name__)
+        self.__dict__.update(names, _behind=behind)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["_behind"], name)
+
+
+class _OpenNursery:
+    def __init__(self) -> None:
+        self._manager: AbstractAsyncContextManager[trio.Nursery] = trio.open_nursery()
+
+    async def __aenter__(self) -> _ReaderNursery:
+        return _ReaderNursery(await self._manager.__aenter__())
+
+    async def __aexit__(self, *exc: Any) -> bool | None:
+        return await self._manager.__aexit__(*exc)
+
+
+def install(take_over: int | None = None) -> None:
+    """Give pyfuse3 the lean loop; `take_over` is the kernel's descriptor, for a session that starts on a replayed INIT.
+
+    To be called before `pyfuse3.main`; `uninstall` undoes it.
+    """
+    lowlevel = _Seam(trio.lowlevel, wait_readable=_Reader(take_over).wait_readable)
+    seam = _Seam(trio, lowlevel=lowlevel, Lock=BargingLock, open_nursery=_OpenNursery)
+    pyfuse3.trio = seam  # type: ignore[attr-defined]
+
+
+def uninstall() -> None:
+    """Give pyfuse3 its own trio back."""
+    pyfuse3.trio = trio  # type: ignore[attr-defined]
+    BargingLock.current = None

@@ -1,0 +1,172 @@
+"""Mounts and the descriptors behind them: `mount(2)` as root, `fusermount3` as an ordinary user.
+
+The process that mounts owns the connection.  It reads the kernel's INIT request and keeps it, so that the session of any
+process can be started on it later: see `Connection.instance`.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+FUSE_DEV_IOC_CLONE = 0x8004E500
+"""Makes a /dev/fuse descriptor another one of the same connection (`include/uapi/linux/fuse.h`)."""
+
+MS_NOSUID, MS_NODEV, MS_NOATIME, MNT_DETACH = 0x2, 0x4, 0x400, 0x2
+
+FUSE_TYPE = "fuse.ldmfs"
+ROOT_SOURCE = "ldmfs"
+"""What the tmpfs at the root of a tree has as its source, by which it is known."""
+
+_INIT_BYTES = 1 << 16
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class MountError(Exception):
+    """A mount or unmount that failed; the message says why and what to do."""
+
+
+class MountPoint(NamedTuple):
+    """A line of /proc/self/mountinfo."""
+
+    path: Path
+    type: str
+    source: str
+
+
+class Connection:
+    """A FUSE mount that this process owns."""
+
+    def __init__(self, path: Path, fd: int, init: bytes) -> None:
+        self.path = path
+        self.fd = fd
+        self.init = init
+        self.answered = False
+
+    @classmethod
+    def mount(cls, path: Path) -> Connection:
+        """Mount at `path`, an existing directory, and read INIT.  Raises `MountError`."""
+        fd = _mount_as_root(path) if os.geteuid() == 0 else _mount_as_user(path)
+        return cls(path, fd, os.read(fd, _INIT_BYTES))
+
+    def instance(self) -> tuple[socket.socket, socket.socket, int]:
+        """Return what a new instance is started with: our end and its end of a socket pair, and a descriptor.
+
+        INIT is on its way through the pair; `answer` takes what comes back.  The descriptor is a clone, so that the
+        kernel ends what the instance had read and not answered, with ECONNABORTED, at the moment the instance dies.
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        clone = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+        fcntl.ioctl(clone, FUSE_DEV_IOC_CLONE, array.array("I", [self.fd]))
+        ours.send(self.init)
+        return ours, theirs, clone
+
+    def answer(self, reply: bytes) -> None:
+        """Hand the first instance's answer to INIT to the kernel; the kernel has no use for those of later ones."""
+        if not self.answered:
+            os.write(self.fd, reply)
+            self.answered = True
+
+    def unmount(self) -> None:
+        """Take the mount away and end the connection: open files give ENOTCONN from here on."""
+        unmount(self.path)
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the descriptor; the mount goes on as long as another process holds one."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+def _mount_as_root(path: Path) -> int:
+    try:
+        fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        raise MountError(f"/dev/fuse: {error.strerror}; load the kernel's module with 'modprobe fuse'") from None
+    options = f"fd={fd},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions"
+    try:
+        _mount("ldmfs", path, FUSE_TYPE, MS_NOSUID | MS_NODEV | MS_NOATIME, options)
+    except MountError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _mount_as_user(path: Path) -> int:
+    program = shutil.which("fusermount3")
+    if program is None:
+        raise MountError("fusermount3 is not installed; install the package fuse3, or run as root")
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        command = [
+            program,
+            "-o",
+            "nosuid,nodev,noatime,default_permissions,fsname=ldmfs,subtype=ldmfs",
+            "--",
+            str(path),
+        ]
+        environment = {**os.environ, "_FUSE_COMMFD": str(theirs.fileno())}
+        done = subprocess.run(command, env=environment, pass_fds=[theirs.fileno()], capture_output=True, text=True)
+        theirs.close()
+        if done.returncode:
+            raise MountError(done.stderr.strip() or f"fusermount3 could not mount {path}")
+        _, (fd, *_), _, _ = socket.recv_fds(ours, 1, 1)
+    os.set_inheritable(fd, False)
+    return fd
+
+
+def mount_root(path: Path) -> None:
+    """Mount a tmpfs for the tree's root, as root only.  Raises `MountError`."""
+    _mount(ROOT_SOURCE, path, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755,size=16m")
+
+
+def _mount(source: str, path: Path, type: str, flags: int, options: str) -> None:
+    if _libc.mount(source.encode(), os.fsencode(path), type.encode(), ctypes.c_ulong(flags), options.encode()):
+        number = ctypes.get_errno()
+        hint = "; run as an ordinary user, or give the capability CAP_SYS_ADMIN" if number == errno.EPERM else ""
+        raise MountError(f"{path}: mounting {type}: {os.strerror(number)}{hint}")
+
+
+def unmount(path: Path) -> None:
+    """Detach the mount at `path`, whoever uses it; nothing is done where there is none.  Raises `MountError`.
+
+    Lazily, since the process behind it may be dead, and then every path through it only gives errors.
+    """
+    if os.geteuid() == 0:
+        if _libc.umount2(os.fsencode(path), MNT_DETACH) and ctypes.get_errno() not in (errno.EINVAL, errno.ENOENT):
+            raise MountError(f"{path}: unmounting: {os.strerror(ctypes.get_errno())}")
+        return
+    program = shutil.which("fusermount3") or "fusermount3"
+    with contextlib.suppress(FileNotFoundError):
+        done = subprocess.run([program, "-u", "-z", "-q", "--", str(path)], capture_output=True, text=True)
+        if done.returncode and any(mount.path == path for mount in mounts()):
+            raise MountError(done.stderr.strip() or f"{path}: fusermount3 could not unmount")
+
+
+def mounts(below: Path | None = None) -> list[MountPoint]:
+    """Return this process's mounts, those at and below a path where one is given, the latest first."""
+    found = []
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        for line in file:
+            before, _, after = line.partition(" - ")
+            path = Path(_unescape(before.split()[4]))
+            if below is None or path == below or below in path.parents:
+                type, source = after.split()[:2]
+                found.append(MountPoint(path, type, source))
+    return found[::-1]
+
+
+def _unescape(text: str) -> str:
+    for code, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
+        text = text.replace(code, character)
+    return text

@@ -1,0 +1,315 @@
+"""The directory of one container as pyfuse3 asks for it: names, attributes and open files.
+
+Whatever is raised in here becomes an errno: pyfuse3 ends its loop at any exception but its own.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import logging
+import os
+import stat
+from collections.abc import Callable, Coroutine
+from typing import Any, NoReturn, ParamSpec, TypeVar, cast
+
+import pyfuse3
+import trio
+from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FUSEError, InodeT, RequestContext, SetattrFields
+
+from ..core.device import Kind, LogicalDevice
+from ..core.dispatch import Dispatch
+from ..core.errors import InvalidRequest, LdmError, NoSuchDevice, NotPermitted, StaleHandle
+from ..core.kept import KeptReplies
+from ..core.registry import ROOT_ID, Registry
+from .files import BlockFile, Data, MessageFile, open_file, peer_of
+from .lean import inline
+from .waiting import Watch
+
+log = logging.getLogger("ldmfs.fuse")
+
+CACHE_SECONDS = 300.0
+"""How long the kernel may keep names and attributes; what changes is invalidated at once."""
+
+XATTR_PREFIX = b"user.ldm."
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def errno_of(error: BaseException) -> int:
+    """Return the errno of anything that an operation raised; log it where it is not the model's."""
+    if isinstance(error, LdmError):
+        return error.errno
+    log.error("an operation of the file edge raised", exc_info=error)
+    return errno.EIO
+
+
+def operation(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """Make an operation safe for pyfuse3: its errors are FUSEErrors, and others are served while it is suspended."""
+
+    @functools.wraps(function)
+    async def safe(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return await inline(function(*args, **kwargs))
+        except (FUSEError, trio.Cancelled):
+            raise
+        except Exception as error:
+            raise FUSEError(errno_of(error)) from None
+
+    return safe
+
+
+class Operations(pyfuse3.Operations):
+    """The FUSE operations of one container."""
+
+    supports_dot_lookup = False
+    enable_writeback_cache = False
+
+    def __init__(self, registry: Registry, dispatch: Dispatch, nursery: trio.Nursery) -> None:
+        super().__init__()
+        self.registry = registry
+        self.dispatch = dispatch
+        self.nursery = nursery
+        self.kept = KeptReplies(trio.current_time)
+        self.watch = Watch(nursery)
+        self._files: dict[int, MessageFile | BlockFile] = {}
+        self._listings: dict[int, list[LogicalDevice]] = {}
+        self._last_listing = 0
+        registry.observers.append(self._changed)
+
+    def detach(self) -> None:
+        """Stop following the registry: there is no session any more."""
+        self.registry.observers.remove(self._changed)
+
+    # -- open files: the fast path first
+
+    async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
+        """Send a request (message), or write at an offset (block)."""
+        try:
+            file = self._files[fh]
+            if type(file) is MessageFile:
+                return file.write(buf)
+        except KeyError:
+            raise FUSEError(errno.ESTALE) from None
+        except Exception as error:
+            raise FUSEError(errno_of(error)) from None
+        return await self._write_block(file, off, buf)
+
+    async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
+        """Return the next part of the reply (message), or the bytes at an offset (block)."""
+        try:
+            file = self._files[fh]
+            if type(file) is MessageFile:
+                data = file.read_now(size)
+                if data is not None:
+                    return cast(bytes, data)
+        except KeyError:
+            raise FUSEError(errno.ESTALE) from None
+        except Exception as error:
+            raise FUSEError(errno_of(error)) from None
+        return cast(bytes, await self._read_slowly(file, off, size))
+
+    @operation
+    async def _write_block(self, file: MessageFile | BlockFile, offset: int, data: bytes) -> int:
+        assert isinstance(file, BlockFile)
+        return await file.write(offset, data)
+
+    @operation
+    async def _read_slowly(self, file: MessageFile | BlockFile, offset: int, size: int) -> Data:
+        return await (file.read(offset, size) if isinstance(file, BlockFile) else file.read(size))
+
+    @operation
+    async def open(self, inode: InodeT, flags: int, ctx: RequestContext) -> FileInfo:
+        """Open a device: a new consumer.  A name that the kernel still knew of a device that is gone is looked up anew."""
+        try:
+            device = self.registry.find_id(inode)
+        except NoSuchDevice:
+            raise FUSEError(errno.ESTALE) from None
+        return await self._open(device, flags, ctx)
+
+    async def _open(self, device: LogicalDevice, flags: int, ctx: RequestContext) -> FileInfo:
+        consumer = await self.dispatch.open(device, peer_of(ctx))
+        self._files[consumer.id] = open_file(self, consumer, flags)
+        message = device.kind is Kind.MESSAGE
+        return FileInfo(fh=FileHandleT(consumer.id), direct_io=True, keep_cache=False, nonseekable=message)
+
+    @operation
+    async def create(
+        self, parent_inode: InodeT, name: bytes, mode: int, flags: int, ctx: RequestContext
+    ) -> tuple[FileInfo, EntryAttributes]:
+        """`open` with O_CREAT: opens a device that exists; devices are created by providers, not through files."""
+        device = self._find(parent_inode, name)
+        return await self._open(device, flags, ctx), self._attributes(device)
+
+    @operation
+    async def flush(self, fh: FileHandleT) -> None:
+        """A descriptor was closed."""
+        file = self._files.get(fh)
+        if file is not None:
+            await file.flush()
+
+    @operation
+    async def release(self, fh: FileHandleT) -> None:
+        """The last descriptor was closed, or its owner is gone."""
+        file = self._files.pop(fh, None)
+        if file is not None:
+            await file.release()
+
+    @operation
+    async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
+        """Make a block device's data durable; a message device has nothing to do."""
+        file = self._file(fh)
+        if isinstance(file, BlockFile):
+            await file.sync()
+
+    @operation
+    async def poll(
+        self, inode: InodeT, fh: FileHandleT, poll_handle: pyfuse3.PollHandle | None, ctx: RequestContext
+    ) -> int:
+        """Tell which of reading and writing is possible at once."""
+        return self._file(fh).poll(poll_handle)
+
+    # -- names and attributes
+
+    @operation
+    async def lookup(self, parent_inode: InodeT, name: bytes, ctx: RequestContext) -> EntryAttributes:
+        """Find a device by name."""
+        return self._attributes(self._find(parent_inode, name))
+
+    @operation
+    async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
+        """Return the attributes of the directory or of a device."""
+        return self._attributes(self._device(inode))
+
+    @operation
+    async def setattr(
+        self, inode: InodeT, attr: EntryAttributes, fields: SetattrFields, fh: FileHandleT | None, ctx: RequestContext
+    ) -> EntryAttributes:
+        """chmod and chown are taken over; truncating to nothing (`>`) and setting times are harmless and do nothing."""
+        device = self._device(inode)
+        if device is None:
+            raise NotPermitted("the attributes of a container's directory are fixed")
+        if fields.update_size and attr.st_size not in (0, device.size):
+            raise InvalidRequest("a device has no size that could be set")
+        if fields.update_mode:
+            device.mode = stat.S_IMODE(attr.st_mode)
+        if fields.update_uid:
+            device.uid = attr.st_uid
+        if fields.update_gid:
+            device.gid = attr.st_gid
+        return self._attributes(device)
+
+    @operation
+    async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
+        """Take a listing of the devices as they are now."""
+        self._last_listing += 1
+        self._listings[self._last_listing] = list(self.registry)
+        return FileHandleT(self._last_listing)
+
+    @operation
+    async def readdir(self, fh: FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        """Return the part of the listing from `start_id` on that has room."""
+        listing = self._listings[fh]
+        for index in range(start_id, len(listing)):
+            device = listing[index]
+            if self.registry.by_id.get(device.id) is device and not pyfuse3.readdir_reply(
+                token, pyfuse3.FileNameT(device.name.encode()), self._attributes(device), index + 1
+            ):
+                return
+
+    @operation
+    async def releasedir(self, fh: FileHandleT) -> None:
+        """Forget a listing."""
+        self._listings.pop(fh, None)
+
+    @operation
+    async def unlink(self, parent_inode: InodeT, name: bytes, ctx: RequestContext) -> None:
+        """`rm` is destroy_device."""
+        self.registry.destroy_device(self._find(parent_inode, name).name)
+
+    @operation
+    async def statfs(self, ctx: RequestContext) -> pyfuse3.StatvfsData:
+        """Return the sum of the block devices' sizes, and the number of devices."""
+        data = pyfuse3.StatvfsData()
+        data.f_bsize = data.f_frsize = 4096
+        data.f_blocks = sum(device.size for device in self.registry) // 4096
+        data.f_files = len(self.registry)
+        data.f_namemax = 255
+        return data
+
+    @operation
+    async def getxattr(self, inode: InodeT, name: bytes, ctx: RequestContext) -> bytes:
+        """Return one of `user.ldm.*`."""
+        if name.startswith(XATTR_PREFIX):
+            value = self._xattrs(self._device(inode)).get(name.removeprefix(XATTR_PREFIX).decode(errors="replace"))
+            if value is not None:
+                return value.encode()
+        raise FUSEError(pyfuse3.ENOATTR)
+
+    @operation
+    async def listxattr(self, inode: InodeT, ctx: RequestContext) -> list[bytes]:
+        """Return the names of `user.ldm.*`."""
+        return [XATTR_PREFIX + name.encode() for name in self._xattrs(self._device(inode))]
+
+    # -- what is refused, clearly
+
+    async def _refuse(self, *args: object) -> NoReturn:
+        raise FUSEError(errno.EPERM)
+
+    mknod = mkdir = rmdir = symlink = rename = link = setxattr = removexattr = cast(Any, _refuse)
+
+    # -- the rest
+
+    def _file(self, fh: int) -> MessageFile | BlockFile:
+        try:
+            return self._files[fh]
+        except KeyError:
+            raise StaleHandle("the file was opened under an instance of the container that is gone") from None
+
+    def _find(self, parent: int, name: bytes) -> LogicalDevice:
+        if parent != ROOT_ID:
+            raise NoSuchDevice("only the container's directory has devices")
+        return self.registry.find(os.fsdecode(name))
+
+    def _device(self, inode: int) -> LogicalDevice | None:
+        """Return the device of a node id, None for the directory."""
+        return None if inode == ROOT_ID else self.registry.find_id(inode)
+
+    def _attributes(self, device: LogicalDevice | None) -> EntryAttributes:
+        entry = EntryAttributes()
+        entry.attr_timeout = entry.entry_timeout = CACHE_SECONDS
+        if device is None:
+            entry.st_ino = InodeT(ROOT_ID)
+            entry.st_mode = pyfuse3.ModeT(stat.S_IFDIR | 0o755)
+            entry.st_nlink = 2
+            entry.st_uid, entry.st_gid = self.registry.owner
+            return entry
+        entry.st_ino = InodeT(device.id)
+        entry.st_mode = pyfuse3.ModeT(stat.S_IFREG | device.mode)
+        entry.st_uid, entry.st_gid = device.uid, device.gid
+        entry.st_size = device.size
+        entry.st_blocks = device.size // 512
+        entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = int(device.created * 1e9)
+        return entry
+
+    def _xattrs(self, device: LogicalDevice | None) -> dict[str, str]:
+        if device is None:
+            return {"container": self.registry.container, "devices": str(len(self.registry))}
+        return {
+            "container": self.registry.container,
+            "provider": device.provider,
+            "kind": device.kind.value,
+            "description": device.description,
+            "takes": device.takes,
+            "gives": device.gives,
+            "consumers": str(len(device.consumers)),
+        }
+
+    def _changed(self, device: LogicalDevice, created: bool) -> None:
+        """Make the kernel forget a name that is gone.  Not in here: it would wait for the operation that is running."""
+        if not created:
+            self.kept.forget_device(device.id)
+            pyfuse3.invalidate_entry_async(
+                InodeT(ROOT_ID), pyfuse3.FileNameT(device.name.encode()), deleted=InodeT(device.id), ignore_enoent=True
+            )

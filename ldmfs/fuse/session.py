@@ -1,0 +1,49 @@
+"""One pyfuse3 session: from a descriptor to the end of its service."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+
+import pyfuse3
+import trio
+
+from ..core.dispatch import Dispatch
+from ..core.registry import Registry
+from . import lean
+from .operations import Operations
+
+MAX_TASKS = 1 << 20
+"""Tasks of pyfuse3's loop.  Each request that is waiting has one; what bounds them is `dispatch.MAX_OUTSTANDING`."""
+
+
+@contextlib.asynccontextmanager
+async def serve(
+    registry: Registry, dispatch: Dispatch, fd: int, take_over: int | None = None
+) -> AsyncIterator[Operations]:
+    """Serve a container's directory on the FUSE descriptor `fd` while the context is open.
+
+    With `take_over`, `fd` is one end of a socket pair from which INIT is replayed, and `take_over` the descriptor of the
+    kernel, which takes its place once that is answered.  Both belong to the session from here on.  The context's body is
+    cancelled when the kernel ends the connection (an unmount, an abort).  pyfuse3's session is global, so there is one at
+    a time in a process.
+    """
+    lean.install(take_over)
+    try:
+        async with trio.open_nursery() as nursery:
+            operations = Operations(registry, dispatch, nursery)
+            pyfuse3.init(operations, f"/dev/fd/{fd}", set())
+            try:
+                nursery.start_soon(_main, nursery.cancel_scope)
+                yield operations
+            finally:
+                nursery.cancel_scope.cancel()
+    finally:
+        pyfuse3.close(unmount=False)
+        operations.detach()
+        lean.uninstall()
+
+
+async def _main(scope: trio.CancelScope) -> None:
+    await pyfuse3.main(1, MAX_TASKS)
+    scope.cancel()

@@ -1,0 +1,1 @@
+"""The bundled providers, one file each: the module's docstring is its manual."""

@@ -1,0 +1,31 @@
+"""Fixtures and hooks of all levels.  An `async def` test runs under trio."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Iterator
+
+import pytest
+import trio
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run an `async def` test."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    names = pyfuncitem._fixtureinfo.argnames
+    trio.run(functools.partial(pyfuncitem.obj, **{name: pyfuncitem.funcargs[name] for name in names}))
+    return True
+
+
+@pytest.fixture(autouse=True)
+def _no_unexpected_log(caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test in which ldmfs logged an error or a warning that it did not take from `caplog`."""
+    yield
+    if "caplog" in request.fixturenames and request.node.get_closest_marker("logs"):
+        return
+    bad = [record.getMessage() for when in ("setup", "call") for record in caplog.get_records(when)
+           if record.name.startswith("ldmfs") and record.levelno >= 30]  # fmt: skip
+    assert not bad, f"unexpected in the log: {bad}; mark the test with 'logs' if it is meant"
