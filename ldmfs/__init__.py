@@ -30,36 +30,43 @@ _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names
 __all__ = ["__version__", *_MODULE_OF]  # noqa: PLE0604
 
 if TYPE_CHECKING:
-    from .container.host import Container, create_device, destroy_device
-    from .container.process import run
-    from .container.provider import Provider, require
-    from .container.settings import Doc, Duration, Settings, Size
-    from .core.device import Device, Kind
-    from .core.errors import (
-        AccessDenied,
-        DeviceBusy,
-        DeviceExists,
-        DeviceLoop,
-        HandleClosed,
-        InvalidRequest,
-        LdmError,
-        MessageTooLong,
-        NameTooLong,
-        NoSpace,
-        NoSuchDevice,
-        NotPermitted,
-        NotServed,
-        NotSupported,
-        ProtocolError,
-        ProviderDied,
-        ProviderFailed,
-        QueueFull,
-        RequestCancelled,
-        StaleHandle,
-        TimedOut,
-        WouldBlock,
-    )
-    from .core.request import Reply, Request, RequestType
+    from .container.host import Container as Container
+    from .container.host import create_device as create_device
+    from .container.host import destroy_device as destroy_device
+    from .container.process import run as run
+    from .container.provider import Provider as Provider
+    from .container.provider import require as require
+    from .container.settings import Doc as Doc
+    from .container.settings import Duration as Duration
+    from .container.settings import Settings as Settings
+    from .container.settings import Size as Size
+    from .core.device import Device as Device
+    from .core.device import Kind as Kind
+    from .core.errors import AccessDenied as AccessDenied
+    from .core.errors import DeviceBusy as DeviceBusy
+    from .core.errors import DeviceExists as DeviceExists
+    from .core.errors import DeviceLoop as DeviceLoop
+    from .core.errors import HandleClosed as HandleClosed
+    from .core.errors import InvalidRequest as InvalidRequest
+    from .core.errors import LdmError as LdmError
+    from .core.errors import MessageTooLong as MessageTooLong
+    from .core.errors import NameTooLong as NameTooLong
+    from .core.errors import NoSpace as NoSpace
+    from .core.errors import NoSuchDevice as NoSuchDevice
+    from .core.errors import NotPermitted as NotPermitted
+    from .core.errors import NotServed as NotServed
+    from .core.errors import NotSupported as NotSupported
+    from .core.errors import ProtocolError as ProtocolError
+    from .core.errors import ProviderDied as ProviderDied
+    from .core.errors import ProviderFailed as ProviderFailed
+    from .core.errors import QueueFull as QueueFull
+    from .core.errors import RequestCancelled as RequestCancelled
+    from .core.errors import StaleHandle as StaleHandle
+    from .core.errors import TimedOut as TimedOut
+    from .core.errors import WouldBlock as WouldBlock
+    from .core.request import Reply as Reply
+    from .core.request import Request as Request
+    from .core.request import RequestType as RequestType
 
 
 def __getattr__(name: str) -> Any:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, dataclass_transform, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -56,14 +56,15 @@ class Doc(str):
     """What a key means, for `ldmfs providers`; stands in the key's `Annotated`."""
 
 
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(msgspec.field,))
 class _SettingsMeta(msgspec.StructMeta):
     """Lets required keys follow optional ones in every subclass, which msgspec does not inherit."""
 
     def __new__(mcls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **options: Any) -> _SettingsMeta:
-        return super().__new__(mcls, name, bases, namespace, **{"kw_only": True, **options})
+        return super().__new__(mcls, name, bases, namespace, **{"kw_only": True, "frozen": True, **options})
 
 
-class Settings(msgspec.Struct, metaclass=_SettingsMeta, frozen=True, forbid_unknown_fields=True):
+class Settings(msgspec.Struct, metaclass=_SettingsMeta, forbid_unknown_fields=True):
     """Base of every table's type; a subclass without annotations takes no keys."""
 
 
@@ -113,10 +114,52 @@ def _quantity(text: str, units: Mapping[str, float], expected: str) -> float:
 def _explain(message: str, into: type, where: str) -> str:
     """Turn msgspec's `Expected int, got str - at $.limit` into one line that starts with the place."""
     text, _, path = message.partition(" - at `$")
-    place = where + path.rstrip("`").replace("[...]", ".<key>")
+    path = path.rstrip("`")
+    place = where + path.replace("[...]", ".<key>")
     if unknown := re.search(r"unknown field `(.*)`", text):
-        known = ", ".join(msgspec.structs.fields(into)[i].encode_name for i in range(len(msgspec.structs.fields(into))))
+        known = ", ".join(
+            field.encode_name
+            for kind in _types_at(into, path)
+            if isinstance(kind, msgspec.inspect.StructType)
+            for field in kind.fields
+        )
         return f"{place}.{unknown[1]}: there is no such key; known are: {known or 'none'}"
     if missing := re.search(r"missing required field `(.*)`", text):
         return f"{place}.{missing[1]}: this key is required"
+    if wrong := re.match(r"Invalid enum value `?(.*?)`?$", text, re.DOTALL):
+        return f"{place}: expected {_choices(_types_at(into, path))}, got {wrong[1]}"
     return f"{place}: {text[0].lower()}{text[1:].replace('`', '')}"
+
+
+def _choices(kinds: list[msgspec.inspect.Type]) -> str:
+    """Return what a key of some fixed values can be, as `one of 'a', 'b'`."""
+    values: list[object] = []
+    others = []
+    for kind in kinds:
+        if isinstance(kind, msgspec.inspect.LiteralType):
+            values += kind.values
+        elif isinstance(kind, msgspec.inspect.EnumType):
+            values += [member.value for member in kind.cls]
+        else:
+            others.append(type(kind).__name__.removesuffix("Type").lower())
+    return " or ".join([f"one of {', '.join(map(repr, values))}", *others])
+
+
+def _types_at(into: type, path: str) -> list[msgspec.inspect.Type]:
+    """Return the types that the value at `path` may have, `path` being what msgspec calls `$.a[0].b[...]`, without `$`."""
+    kinds = _members(msgspec.inspect.type_info(into))
+    for step in re.findall(r"\.([^.\[]+)|\[[^]]*\]", path):
+        below: list[msgspec.inspect.Type] = []
+        for kind in kinds:
+            if isinstance(kind, msgspec.inspect.StructType):
+                below += [field.type for field in kind.fields if field.encode_name == step]
+            elif isinstance(kind, msgspec.inspect.DictType):
+                below.append(kind.value_type)
+            elif isinstance(kind, msgspec.inspect.CollectionType):
+                below.append(kind.item_type)
+        kinds = [member for kind in below for member in _members(kind)]
+    return kinds
+
+
+def _members(kind: msgspec.inspect.Type) -> list[msgspec.inspect.Type]:
+    return list(kind.types) if isinstance(kind, msgspec.inspect.UnionType) else [kind]

@@ -141,14 +141,18 @@ class LogicalDevice:
         self.name = name
         self.id = id
         self.provider = provider
-        self.kind = Kind(device.kind)
+        try:
+            self.kind = Kind(device.kind)
+        except ValueError as error:
+            raise InvalidRequest(f"device {name!r}: {error}") from None
         self.mode = device.mode & 0o7777
         self.uid = owner[0] if device.uid is None else device.uid
         self.gid = owner[1] if device.gid is None else device.gid
         self.description = device.description
         self.takes = device.takes
         self.gives = device.gives
-        self.accepts = device.accepts or (BLOCK_TYPES if self.kind is Kind.BLOCK else MESSAGE_TYPES)
+        kinds = BLOCK_TYPES if self.kind is Kind.BLOCK else MESSAGE_TYPES
+        self.accepts = kinds if device.accepts is None else device.accepts
         self.size = device.size
         self.created = time.time()
         self.consumers: dict[int, Consumer] = {}

@@ -167,9 +167,15 @@ class Dispatch:
         """
         if isinstance(error, (LdmError, GeneratorExit, self.runtime.cancelled)):
             return error
-        if isinstance(error, BaseExceptionGroup) and error.subgroup(self.runtime.cancelled):
-            return error
+        cancelled = None
+        if isinstance(error, BaseExceptionGroup):
+            cancelled, rest = error.split(self.runtime.cancelled)
+            if rest is None:
+                return error
+            error = rest
         log.error("device %s: its %s handler raised", device.name, handler, exc_info=error)
+        if cancelled is not None:
+            return cancelled  # without the rest, which would go on through the cancelled scope and end the session
         return ProviderFailed(f"the {handler} handler of device {device.name!r} raised {type(error).__name__}")
 
 

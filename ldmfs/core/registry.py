@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -31,6 +32,7 @@ class Registry:
     def __init__(self, container: str, owner: tuple[int, int] | None = None, first_consumer_id: int = 1) -> None:
         self.container = container
         self.owner = owner or (os.geteuid(), os.getegid())
+        self.created = time.time()
         self.devices: dict[str, LogicalDevice] = {}
         self.by_id: dict[int, LogicalDevice] = {}
         self.consumers: dict[int, Consumer] = {}

@@ -68,7 +68,14 @@ def as_reply(value: object) -> Reply:
     if value is None:
         return EMPTY
     if isinstance(value, Reply):
-        return value
+        if not isinstance(value.data, (bytes, bytearray, memoryview)):
+            raise TypeError(f"the data of a Reply is bytes, not {type(value.data).__name__}")
+        return value if _counts_bytes(value.data) else Reply(bytes(value.data), value.metadata, value.object)
     if isinstance(value, (bytes, bytearray, memoryview)):
-        return Reply(value)
+        return Reply(value if _counts_bytes(value) else bytes(value))
     raise TypeError(f"a request handler returns bytes, a Reply or None, not {type(value).__name__}")
+
+
+def _counts_bytes(data: bytes | bytearray | memoryview) -> bool:
+    """Tell whether `len` and slices of `data` are in bytes, as they are not in a view of wider items or with gaps."""
+    return not isinstance(data, memoryview) or (data.itemsize == 1 and data.ndim == 1 and data.contiguous)

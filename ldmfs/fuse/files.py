@@ -127,7 +127,8 @@ class MessageFile:
                 await self._wait(self._closer_pending)
             except KilledInWait:
                 return
-        if self._exchange.unread:
+        abandoned = self._scope is not None and self._scope.cancel_called
+        if self._exchange.unread and not self._is_kept and not abandoned:
             self._keep()
         if self._exchange.state is _READY and self._exchange.error is not None:
             raise self._exchange.error.with_traceback(None)
@@ -157,12 +158,15 @@ class MessageFile:
         if self._is_kept:
             self._withdraw()
         if not self._inline:
-            return self._start(request)
+            self._start(request)
+            return
         try:
             self._exchange.answer(self._dispatch.request_inline(self.consumer, request))
         except LdmError:
             self._exchange.reset()
             raise
+        if self._poll is not None:
+            self._notify()
 
     def _begin_read(self, size: int) -> None:
         """Take the reply that an earlier consumer of the same session left, or else send a READ."""

@@ -27,7 +27,9 @@ FUSE_TYPE = "fuse.ldmfs"
 ROOT_SOURCE = "ldmfs"
 """What the tmpfs at the root of a tree has as its source, by which it is known."""
 
-_INIT_BYTES = 1 << 16
+INIT_BYTES = 1 << 16
+"""Room for INIT and for its answer."""
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -56,7 +58,7 @@ class Connection:
     def mount(cls, path: Path) -> Connection:
         """Mount at `path`, an existing directory, and read INIT.  Raises `MountError`."""
         fd = _mount_as_root(path) if os.geteuid() == 0 else _mount_as_user(path)
-        return cls(path, fd, os.read(fd, _INIT_BYTES))
+        return cls(path, fd, os.read(fd, INIT_BYTES))
 
     def instance(self) -> tuple[socket.socket, socket.socket, int]:
         """Return what a new instance is started with: our end and its end of a socket pair, and a descriptor.

@@ -210,7 +210,9 @@ class Operations(pyfuse3.Operations):
     @operation
     async def readdir(self, fh: FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         """Return the part of the listing from `start_id` on that has room."""
-        listing = self._listings[fh]
+        listing = self._listings.get(fh)
+        if listing is None:
+            raise StaleHandle("the directory was opened under an instance of the container that is gone")
         for index in range(start_id, len(listing)):
             device = listing[index]
             if self.registry.by_id.get(device.id) is device and not pyfuse3.readdir_reply(
@@ -279,6 +281,8 @@ class Operations(pyfuse3.Operations):
     def _attributes(self, device: LogicalDevice | None) -> EntryAttributes:
         entry = EntryAttributes()
         entry.attr_timeout = entry.entry_timeout = CACHE_SECONDS
+        created = self.registry.created if device is None else device.created
+        entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = int(created * 1e9)
         if device is None:
             entry.st_ino = InodeT(ROOT_ID)
             entry.st_mode = pyfuse3.ModeT(stat.S_IFDIR | 0o755)
@@ -290,7 +294,6 @@ class Operations(pyfuse3.Operations):
         entry.st_uid, entry.st_gid = device.uid, device.gid
         entry.st_size = device.size
         entry.st_blocks = device.size // 512
-        entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = int(device.created * 1e9)
         return entry
 
     def _xattrs(self, device: LogicalDevice | None) -> dict[str, str]:

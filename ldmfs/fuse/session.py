@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 from collections.abc import AsyncIterator
 
 import pyfuse3
@@ -11,6 +12,7 @@ import trio
 from ..core.dispatch import Dispatch
 from ..core.registry import Registry
 from . import lean
+from .mount import INIT_BYTES, Connection
 from .operations import Operations
 
 MAX_TASKS = 1 << 20
@@ -47,3 +49,11 @@ async def serve(
 async def _main(scope: trio.CancelScope) -> None:
     await pyfuse3.main(1, MAX_TASKS)
     scope.cancel()
+
+
+async def relay_init(connection: Connection, ours: socket.socket) -> None:
+    """Take the answer of an instance to the replayed INIT from our end of its socket pair."""
+    end = trio.socket.from_stdlib_socket(ours)
+    reply = await end.recv(INIT_BYTES)
+    if reply:
+        connection.answer(reply)

@@ -1,0 +1,175 @@
+"""`ldmfs mount`, `umount`, `start`, `stop`, `restart`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import trio
+
+from ..consumer import tree
+from ..container.settings import ConfigurationError
+from ..core.errors import LdmError, NoSuchDevice, from_errno
+from ..supervisor.child import Child
+from ..supervisor.configuration import Configuration, read
+from ..supervisor.supervisor import Supervisor, describe_failures
+from ..supervisor.tree import clean, supervisor_of
+from .main import EXIT_FAILED, EXIT_USAGE, UsageError
+
+READY = "ready\n"
+
+
+def mount(root: Path | None, config: Path | None, *, background: bool, ready: int | None) -> int:
+    """Run a supervisor in the foreground, or start one in the background and return when it is ready."""
+    configuration = read(config)
+    at = chosen_root(root, configuration)
+    if background:
+        return _in_background(at, config)
+    logging.basicConfig(format="ldmfs: %(message)s", level=logging.INFO, stream=sys.stderr)
+    return trio.run(_supervise, Supervisor(configuration, at), ready)
+
+
+def chosen_root(root: Path | None, configuration: Configuration | None = None) -> Path:
+    """Return the root: that of the command line, of the environment, of the configuration, or the default."""
+    if root is not None:
+        return root.absolute()
+    if configuration is not None and configuration.system.root and "LDMFS_ROOT" not in os.environ:
+        return Path(configuration.system.root).absolute()
+    return tree.default_root()
+
+
+async def _supervise(supervisor: Supervisor, ready: int | None) -> int:
+    status = 0
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
+        async with trio.open_nursery() as nursery:
+
+            async def obey_signals() -> None:
+                async for _ in signals:
+                    supervisor.shut_down()
+
+            nursery.start_soon(obey_signals)
+            async with trio.open_nursery() as running:
+                children = await running.start(supervisor.run)
+                failures = describe_failures(children)
+                if ready is None:
+                    _greet(supervisor.tree.root, children, failures)
+                else:
+                    _report(ready, failures, children)
+                status = EXIT_FAILED if failures else 0
+            nursery.cancel_scope.cancel()
+    return 0 if ready is None else status
+
+
+def _report(ready: int, failures: list[str], children: list[Child]) -> None:
+    """Tell the process that started us how it went, and let go of its terminal."""
+    usage = any(child.usage for child in children)
+    with os.fdopen(ready, "w") as file:
+        file.write(READY if not failures else ("usage\n" if usage else "failed\n") + "\n".join(failures) + "\n")
+
+
+def _greet(root: Path, children: list[Child], failures: list[str]) -> None:
+    print(f"{root} is mounted. Containers:")
+    for child in children:
+        directory = root / child.name
+        devices = "  ".join(sorted(os.listdir(directory))) if child.state == "running" else f"({child.state})"
+        print(f"  {child.name + '/':<10} {devices}")
+    for failure in failures:
+        print(f"ldmfs: {failure}", file=sys.stderr)
+    if any(child.name == "text" for child in children):
+        print("Try, from another terminal:")
+        print(f"  echo hello > {root}/text/upper && cat {root}/text/upper")
+        print(f"  cat {root}/clock/utc")
+        print(f"  cat {root}/system/containers")
+    print("Ctrl-C unmounts.", flush=True)
+
+
+def _in_background(root: Path, config: Path | None) -> int:
+    """Start a supervisor that outlives this process; return when its containers are ready, or say which are not."""
+    command = [sys.executable, "-m", "ldmfs.cli.main", "mount", "--root", str(root)]
+    if config is not None:
+        command += ["--config", str(config)]
+    theirs, ours = os.pipe()
+    process = subprocess.Popen(
+        [*command, "--ready-fd", str(ours)],
+        pass_fds=[ours],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        text=True,
+    )
+    os.close(ours)
+    with open(theirs, encoding="utf-8") as file:
+        report = file.read()
+    if not report:
+        _, errors = process.communicate()
+        sys.stderr.write(errors)
+        return process.returncode or EXIT_FAILED
+    if report == READY:
+        return 0
+    kind, *failures = report.splitlines()
+    for failure in failures:
+        print(f"ldmfs: {failure}", file=sys.stderr)
+    print(f"ldmfs: the other containers run; 'ldmfs umount --root {root}' ends them", file=sys.stderr)
+    return EXIT_USAGE if kind == "usage" else EXIT_FAILED
+
+
+def umount(root: Path | None) -> int:
+    """End the supervisor and wait until the tree is gone; clean what a killed one left."""
+    at = chosen_root(root)
+    pid = supervisor_of(at)
+    if pid is None:
+        if not clean(at):
+            raise UsageError(f"{at}: no tree is mounted there; 'ldmfs mount --root {at}' mounts one")
+        return 0
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return 0
+    try:
+        signal.pidfd_send_signal(fd, signal.SIGTERM)
+    except PermissionError:
+        raise UsageError(f"{at}: the supervisor, process {pid}, is another user's") from None
+    trio.run(trio.lowlevel.wait_readable, fd)
+    os.close(fd)
+    return 0
+
+
+def command(root: Path | None, verb: str, container: str) -> int:
+    """Send a command to `system/control`."""
+    at = chosen_root(root)
+    call(at, "system/control", f"{verb} {container}\n".encode())
+    return 0
+
+
+def call(root: Path, device: str, message: bytes) -> bytes:
+    """Write a message to a device's file and return the reply.  Raises the `LdmError` that it fails with."""
+    try:
+        fd = os.open(root / device, os.O_RDWR)
+    except FileNotFoundError:
+        if not (root / "system").exists():
+            raise UsageError(f"{root}: no tree is mounted there; 'ldmfs mount --root {root}' mounts one") from None
+        raise NoSuchDevice(f"there is no device {device}") from None
+    except PermissionError:
+        raise UsageError(f"{root / device}: you may not use this device; only its owner may") from None
+    try:
+        os.write(fd, message)
+        reply = b""
+        while part := os.read(fd, 1 << 20):
+            reply += part
+        return reply
+    except OSError as error:
+        raise _named(error, message) from None
+    finally:
+        os.close(fd)
+
+
+def _named(error: OSError, message: bytes) -> LdmError | ConfigurationError:
+    what = message.decode(errors="replace").strip()
+    if error.errno == 2:
+        return ConfigurationError(f"{what}: there is no such container")
+    return from_errno(error.errno or 5, f"{what}: {error.strerror}; see system/containers for the reason")

@@ -1,0 +1,43 @@
+"""What commands print: coloured tables on a terminal, aligned text in a pipe, JSON when asked for."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+
+def rows(titles: Sequence[str], records: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
+    """Print records, the columns of which are called by their keys in the order of `titles`, in lower case."""
+    if as_json:
+        sys.stdout.write(msgspec.json.format(msgspec.json.encode(list(records)), indent=2).decode() + "\n")
+        return
+    cells = [[_text(record.get(title.lower(), "")) for title in titles] for record in records]
+    if sys.stdout.isatty():
+        _coloured(titles, cells)
+        return
+    widths = [max(map(len, column)) for column in zip(titles, *cells, strict=True)]
+    for line in [list(titles), *cells]:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _coloured(titles: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*titles, box=None, header_style="bold", pad_edge=False)
+    for line in cells:
+        table.add_row(*(Text(cell, style=_COLOURS.get(cell, "")) for cell in line))
+    Console().print(table)
+
+
+_COLOURS = {"running": "green", "failed": "red", "waiting": "yellow", "starting": "yellow", "stopped": "dim"}
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return ",".join(map(str, value))
+    return "" if value is None else " ".join(str(value).split())

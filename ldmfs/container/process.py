@@ -1,0 +1,150 @@
+"""A container's process: under a supervisor, or by hand.
+
+Under a supervisor (`python -m ldmfs.container.process`) it is given three descriptors: the control link, the socket from
+which INIT is replayed, and its own descriptor of the FUSE connection, which the supervisor owns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
+
+import trio
+
+from ..fuse.session import serve
+from .control import Describe, Description, Failed, Link, Ready, Start, Stop
+from .host import Container
+from .provider import PlugIn, Provider, configure, load
+from .settings import ConfigurationError
+
+log = logging.getLogger("ldmfs.container")
+
+
+@contextlib.asynccontextmanager
+async def hosting(container: Container, providers: Iterable[Provider]) -> AsyncIterator[None]:
+    """Start providers, and stop them, in reverse, when the context ends; consumers that are left are closed first."""
+    Container.current = container
+    started: list[Provider] = []
+    async with trio.open_nursery() as nursery:
+        container.nursery = nursery
+        try:
+            for provider in providers:
+                started.append(provider)
+                await _settled(provider.start())
+            yield
+        finally:
+            with trio.CancelScope(shield=True):
+                await container.close_consumers()
+                for provider in reversed(started):
+                    try:
+                        await _settled(provider.stop())
+                    except Exception:
+                        log.exception("provider %s: stop raised", provider.name)
+            nursery.cancel_scope.cancel()
+
+
+async def _settled(value: object) -> None:
+    if inspect.isawaitable(value):
+        await value
+
+
+class Supervised:
+    """The life of a container's process under a supervisor."""
+
+    def __init__(self, link: Link, init_fd: int, fuse_fd: int) -> None:
+        self.link = link
+        self.init_fd = init_fd
+        self.fuse_fd = fuse_fd
+
+    async def run(self) -> int:
+        """Serve until told to stop; return the process's exit status."""
+        messages = aiter(self.link)
+        start = await anext(messages, None)
+        if not isinstance(start, Start):
+            return 1
+        logging.basicConfig(format=f"{start.name}: %(levelname)s: %(message)s", level=logging.INFO, stream=sys.stderr)
+        try:
+            container = Container(start.name, start.first_consumer_id)
+            providers = [configure(load(plug_in.target), container, plug_in) for plug_in in start.plug_ins]
+            async with (
+                hosting(container, providers),
+                serve(container.registry, container.dispatch, self.init_fd, self.fuse_fd),
+            ):
+                await self.link.send(Ready())
+                await self._obey(messages, container)
+        except Exception as error:
+            usage = isinstance(error, ConfigurationError)
+            if not usage:
+                log.exception("container %s ends", start.name)
+            with contextlib.suppress(trio.BrokenResourceError):
+                await self.link.send(Failed(_one_line(error), usage))
+            return 1
+        return 0
+
+    async def _obey(self, messages: AsyncIterator[object], container: Container) -> None:
+        async with trio.open_nursery() as nursery:
+
+            async def listen() -> None:
+                async for message in messages:
+                    if isinstance(message, Describe):
+                        with contextlib.suppress(trio.BrokenResourceError):
+                            await self.link.send(Description(message.number, container.registry.describe()))
+                    elif isinstance(message, Stop):
+                        nursery.cancel_scope.cancel()
+
+            nursery.start_soon(listen)
+            await terminated()
+            nursery.cancel_scope.cancel()
+
+
+async def terminated() -> None:
+    """Wait for SIGTERM."""
+    with trio.open_signal_receiver(signal.SIGTERM) as signals:
+        async for _ in signals:
+            return
+
+
+def _one_line(error: BaseException) -> str:
+    """Return the reason in one line: of a group, that of its first error."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    text = " ".join(str(error).split())
+    return text if isinstance(error, ConfigurationError) else f"{type(error).__name__}: {text}"
+
+
+def main() -> int:
+    """Run a container whose descriptors stand in the arguments: control link, INIT socket, FUSE connection."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the supervisor, which then stops its containers
+    logging.raiseExceptions = False
+    control_fd, init_fd, fuse_fd = (int(argument) for argument in sys.argv[1:4])
+    for fd in (control_fd, init_fd, fuse_fd):
+        os.set_inheritable(fd, False)
+    return trio.run(_supervised, control_fd, init_fd, fuse_fd)
+
+
+async def _supervised(control_fd: int, init_fd: int, fuse_fd: int) -> int:
+    link = Link(socket.socket(fileno=control_fd))
+    return await Supervised(link, init_fd, fuse_fd).run()
+
+
+def run(provider: type[Provider], name: str | None = None, root: str | os.PathLike[str] | None = None) -> None:
+    """Host `provider` in this process until Ctrl-C or SIGTERM: the last line of a provider that is run by hand.
+
+    The container is called `name`, by default after the file that is run.  It joins the tree at `root` (default:
+    `$LDMFS_ROOT`, else `/ldm` as root or `$XDG_RUNTIME_DIR/ldm`) through the supervisor there, or mounts itself when
+    there is none.  A mistake ends the program with one line and exit status 2.
+    """
+    from .by_hand import run_by_hand
+
+    sys.exit(run_by_hand(provider, name or Path(sys.argv[0]).stem, root, PlugIn("", "", "")))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
