@@ -1,7 +1,7 @@
 """A container's process: under a supervisor, or by hand.
 
-Under a supervisor (`python -m ldmfs.container.process`) it is given three descriptors: the control link, the socket from
-which INIT is replayed, and its own descriptor of the FUSE connection, which the supervisor owns.
+Under a supervisor (`python -m ldmfs.container.process`) it is given three descriptors: the control link, the socket
+from which INIT is replayed, and its own descriptor of the FUSE connection, which the supervisor owns.
 """
 
 from __future__ import annotations

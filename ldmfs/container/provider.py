@@ -1,7 +1,7 @@
 """Providers: the plug-ins that create devices.
 
-A provider is a class; its entry point in the group `ldmfs.providers` gives it the name that a configuration calls it by.
-Its life:
+A provider is a class; its entry point in the group `ldmfs.providers` gives it the name that a configuration calls it
+by. Its life:
 
     load        its module is imported, in the container's process
     configure   `__init__` gets the settings, checked against `Settings` and `DeviceSettings`
@@ -25,7 +25,7 @@ import msgspec
 from ..core.device import LogicalDevice
 from . import settings as _settings
 from .host import Container
-from .settings import ConfigurationError, Settings, convert
+from .settings import ConfigurationError, convert
 
 GROUP = "ldmfs.providers"
 """The entry-point group in which plug-ins are found."""

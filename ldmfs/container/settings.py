@@ -146,7 +146,7 @@ def _choices(kinds: list[msgspec.inspect.Type]) -> str:
 
 
 def _types_at(into: type, path: str) -> list[msgspec.inspect.Type]:
-    """Return the types that the value at `path` may have, `path` being what msgspec calls `$.a[0].b[...]`, without `$`."""
+    """Return the types that the value at `path` may have: a path of msgspec, `$.a[0].b[...]`, without the `$`."""
     kinds = _members(msgspec.inspect.type_info(into))
     for step in re.findall(r"\.([^.\[]+)|\[[^]]*\]", path):
         below: list[msgspec.inspect.Type] = []

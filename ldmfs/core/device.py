@@ -132,9 +132,26 @@ class LogicalDevice:
     """The registry's record of a device that exists."""
 
     __slots__ = (
-        "accepts", "close_handler", "consumers", "created", "description", "gid", "gives", "id", "kind", "mode", "name",
-        "open_execution", "open_handler", "close_execution", "provider", "request_execution", "request_handler", "size",
-        "takes", "uid",
+        "accepts",
+        "close_execution",
+        "close_handler",
+        "consumers",
+        "created",
+        "description",
+        "gid",
+        "gives",
+        "id",
+        "kind",
+        "mode",
+        "name",
+        "open_execution",
+        "open_handler",
+        "provider",
+        "request_execution",
+        "request_handler",
+        "size",
+        "takes",
+        "uid",
     )  # fmt: skip
 
     def __init__(self, name: str, id: int, device: Device, provider: str, owner: tuple[int, int]) -> None:

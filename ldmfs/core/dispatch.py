@@ -101,7 +101,10 @@ class Dispatch:
             self.registry.remove_consumer(consumer)
 
     def request_inline(self, consumer: Consumer, request: Request) -> Reply:
-        """Answer a request of a device whose request handler is `Execution.INLINE`; raise its error as an `LdmError`."""
+        """Answer a request of a device whose request handler is `Execution.INLINE`.
+
+        Raises the handler's error as an `LdmError`.
+        """
         device = consumer.device
         consumer.requests += 1
         try:
@@ -172,7 +175,7 @@ class Dispatch:
             cancelled, rest = error.split(self.runtime.cancelled)
             if rest is None:
                 return error
-            error = rest
+            error = error if cancelled is None else rest
         log.error("device %s: its %s handler raised", device.name, handler, exc_info=error)
         if cancelled is not None:
             return cancelled  # without the rest, which would go on through the cancelled scope and end the session

@@ -13,8 +13,9 @@ import os
 class LdmError(Exception):
     """An error that a consumer is told of.
 
-    `errno` is the number that it gets on every path.  A handler raises a subclass, or `LdmError(message, errno=N)` for a
-    number that has no class here.  Anything else that a handler raises is logged and reaches the consumer as `EIO`.
+    `errno` is the number that it gets on every path.  A handler raises a subclass, or `LdmError(message, errno=N)`
+    for a number that has no class here.  Anything else that a handler raises is logged and reaches the consumer as
+    `EIO`.
     """
 
     errno: int = _errno.EIO

@@ -30,8 +30,10 @@ _IDLE, _RUNNING, _READY = State
 
 
 class Exchange:
-    """The reply that one open file is waiting for or reading.  Message devices keep their own offset: the kernel's has
-    moved by what was written."""
+    """The reply that one open file is waiting for or reading.
+
+    Message devices keep their own offset: the kernel's has moved by what was written.
+    """
 
     __slots__ = ("data", "error", "number", "offset", "state")
 

@@ -10,8 +10,8 @@ import msgspec
 MAX_MESSAGE = (1 << 20) - 4096
 """The longest request of a message device through its file, in bytes.
 
-The kernel splits a longer write at 1 MiB, or a page below it when the buffer is not aligned, and the pieces could not be
-told from two requests.
+The kernel splits a longer write at 1 MiB, or a page below it when the buffer is not aligned, and the pieces could not
+be told from two requests.
 """
 
 

@@ -1,8 +1,8 @@
 """Open files: what read, write, flush, poll and release mean for a message device and for a block device.
 
-An open file is one consumer.  It ends with `release`, which the kernel sends once, when the last descriptor is closed or
-its owner died, and some time after `close` returned; what must be visible when `close` returns is done in `flush`, which
-comes at each `close` of each duplicate.
+An open file is one consumer.  It ends with `release`, which the kernel sends once, when the last descriptor is closed
+or its owner died, and some time after `close` returned; what must be visible when `close` returns is done in `flush`,
+which comes at each `close` of each duplicate.
 """
 
 from __future__ import annotations

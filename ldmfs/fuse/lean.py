@@ -8,8 +8,8 @@ asyncio support replaces it; `install` puts a seam there with other versions of 
     A task that has released it may take it again.  The others stay parked, and one is woken only when the task that
     reads suspends in a handler: see `inline`.
 `lowlevel.wait_readable`
-    Polls the descriptor first.  Every `FAIR_TURNS`th time it goes through trio all the same, so that other tasks, timers
-    and cancellation have their turn under load.
+    Polls the descriptor first.  Every `FAIR_TURNS`th time it goes through trio all the same, so that other tasks,
+    timers and cancellation have their turn under load.
 `open_nursery`
     Starts each reader so that it goes on after `EAGAIN`.  A request that was there at the poll may be gone at the read,
     when its sender was killed in between; on a blocking descriptor the read would then hold up the whole loop.
@@ -153,7 +153,7 @@ class _Reader:
             self.take_over = None
         if self.waits % FAIR_TURNS and self.poller.poll(0):
             return NOW
-        return trio.lowlevel.wait_readable(fd)
+        return trio.lowlevel.wait_readable(fd)  # noqa: ASYNC105 - pyfuse3 awaits it
 
 
 class _ReaderNursery:

@@ -1,7 +1,7 @@
 """Mounts and the descriptors behind them: `mount(2)` as root, `fusermount3` as an ordinary user.
 
-The process that mounts owns the connection.  It reads the kernel's INIT request and keeps it, so that the session of any
-process can be started on it later: see `Connection.instance`.
+The process that mounts owns the connection.  It reads the kernel's INIT request and keeps it, so that the session of
+any process can be started on it later: see `Connection.instance`.
 """
 
 from __future__ import annotations
@@ -118,10 +118,14 @@ def _mount_as_user(path: Path) -> int:
             str(path),
         ]
         environment = {**os.environ, "_FUSE_COMMFD": str(theirs.fileno())}
-        done = subprocess.run(command, env=environment, pass_fds=[theirs.fileno()], capture_output=True, text=True)
+        done = subprocess.run(
+            command, env=environment, pass_fds=[theirs.fileno()], capture_output=True, text=True, check=False
+        )
         theirs.close()
         if done.returncode:
-            raise MountError(done.stderr.strip() or f"fusermount3 could not mount {path}")
+            reason = done.stderr.strip() or f"fusermount3 could not mount {path}"
+            hint = "; as root: chmod 666 /dev/fuse" if "/dev/fuse: Permission" in reason else ""
+            raise MountError(reason + hint)
         _, (fd, *_), _, _ = socket.recv_fds(ours, 1, 1)
     os.set_inheritable(fd, False)
     return fd
@@ -150,7 +154,7 @@ def unmount(path: Path) -> None:
         return
     program = shutil.which("fusermount3") or "fusermount3"
     with contextlib.suppress(FileNotFoundError):
-        done = subprocess.run([program, "-u", "-z", "-q", "--", str(path)], capture_output=True, text=True)
+        done = subprocess.run([program, "-u", "-z", "-q", "--", str(path)], capture_output=True, text=True, check=False)
         if done.returncode and any(mount.path == path for mount in mounts()):
             raise MountError(done.stderr.strip() or f"{path}: fusermount3 could not unmount")
 

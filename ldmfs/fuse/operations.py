@@ -121,7 +121,10 @@ class Operations(pyfuse3.Operations):
 
     @operation
     async def open(self, inode: InodeT, flags: int, ctx: RequestContext) -> FileInfo:
-        """Open a device: a new consumer.  A name that the kernel still knew of a device that is gone is looked up anew."""
+        """Open a device: a new consumer.
+
+        ESTALE makes the kernel look up anew a name that it still knew of a device that is gone.
+        """
         try:
             device = self.registry.find_id(inode)
         except NoSuchDevice:
@@ -186,7 +189,7 @@ class Operations(pyfuse3.Operations):
     async def setattr(
         self, inode: InodeT, attr: EntryAttributes, fields: SetattrFields, fh: FileHandleT | None, ctx: RequestContext
     ) -> EntryAttributes:
-        """chmod and chown are taken over; truncating to nothing (`>`) and setting times are harmless and do nothing."""
+        """Take over chmod and chown; truncating to nothing (`>`) and setting times are harmless and do nothing."""
         device = self._device(inode)
         if device is None:
             raise NotPermitted("the attributes of a container's directory are fixed")

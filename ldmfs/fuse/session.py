@@ -25,10 +25,10 @@ async def serve(
 ) -> AsyncIterator[Operations]:
     """Serve a container's directory on the FUSE descriptor `fd` while the context is open.
 
-    With `take_over`, `fd` is one end of a socket pair from which INIT is replayed, and `take_over` the descriptor of the
-    kernel, which takes its place once that is answered.  Both belong to the session from here on.  The context's body is
-    cancelled when the kernel ends the connection (an unmount, an abort).  pyfuse3's session is global, so there is one at
-    a time in a process.
+    With `take_over`, `fd` is one end of a socket pair from which INIT is replayed, and `take_over` the descriptor of
+    the kernel, which takes its place once that is answered.  Both belong to the session from here on.  The context's
+    body is cancelled when the kernel ends the connection (an unmount, an abort).  pyfuse3's session is global, so
+    there is one at a time in a process.
     """
     lean.install(take_over)
     try:

@@ -145,16 +145,8 @@ class Child:
         self._set("starting")
         ours, theirs = socket.socketpair()
         init, instance_init, fuse_fd = connection.instance()
-        with theirs, instance_init, open(self._log(), "ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", CONTAINER_MODULE, *(str(fd) for fd in (theirs.fileno(), instance_init.fileno(), fuse_fd))],
-                pass_fds=[theirs.fileno(), instance_init.fileno(), fuse_fd],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )  # fmt: skip
-            log_begin = log.tell()
+        with theirs, instance_init:
+            process, log_begin = self._spawn(theirs.fileno(), instance_init.fileno(), fuse_fd)
         os.close(fuse_fd)
         self.pid = process.pid
         tree.pid_file(self._tree.root, self.name).write_text(f"{process.pid}\n")
@@ -177,6 +169,19 @@ class Child:
                 init.close()
         self.usage = conversation.usage
         self.reason = conversation.failure or f"{_exit_reason(process.returncode)}{self._last_lines(log_begin)}"
+
+    def _spawn(self, *fds: int) -> tuple[subprocess.Popen[bytes], int]:
+        """Start the process with these descriptors; return it, and where in the log its lines begin."""
+        with open(self._log(), "ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", CONTAINER_MODULE, *map(str, fds)],
+                pass_fds=fds,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+            return process, log.tell()
 
     def _now_running(self) -> None:
         self._set("running")
