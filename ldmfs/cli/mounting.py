@@ -73,17 +73,20 @@ def _report(ready: int, failures: list[str], children: list[Child]) -> None:
 
 def _greet(root: Path, children: list[Child], failures: list[str]) -> None:
     print(f"{root} is mounted. Containers:")
+    running = {child.name for child in children if child.state == "running"}
     for child in children:
-        directory = root / child.name
-        devices = "  ".join(sorted(os.listdir(directory))) if child.state == "running" else f"({child.state})"
+        devices = "  ".join(sorted(os.listdir(root / child.name))) if child.name in running else f"({child.state})"
         print(f"  {child.name + '/':<10} {devices}")
     for failure in failures:
         print(f"ldmfs: {failure}", file=sys.stderr)
-    if any(child.name == "text" for child in children):
-        print("Try, from another terminal:")
-        print(f"  echo hello > {root}/text/upper && cat {root}/text/upper")
-        print(f"  cat {root}/clock/utc")
-        print(f"  cat {root}/system/containers")
+    print("Try, from another terminal:")
+    for container, line in (
+        ("text", f"echo hello > {root}/text/upper && cat {root}/text/upper"),
+        ("clock", f"cat {root}/clock/utc"),
+        ("system", f"cat {root}/system/containers"),
+    ):
+        if container in {*running, "system"}:
+            print(f"  {line}")
     print("Ctrl-C unmounts.", flush=True)
 
 

@@ -31,6 +31,10 @@ GROUP = "ldmfs.providers"
 """The entry-point group in which plug-ins are found."""
 
 
+class MissingExtra(ConfigurationError, ImportError):
+    """An optional package is not installed; the message has the command that installs it."""
+
+
 class Provider:
     """Base of every provider: subclass it and write `start`."""
 
@@ -89,8 +93,8 @@ def load(target: str) -> type[Provider]:
     module_name, _, attribute = target.partition(":")
     try:
         provider = getattr(importlib.import_module(module_name), attribute)
-    except MissingExtra as error:
-        raise ConfigurationError(str(error)) from None
+    except MissingExtra:
+        raise
     except Exception as error:
         raise ConfigurationError(f"{target} cannot be imported: {type(error).__name__}: {error}") from error
     if not (isinstance(provider, type) and issubclass(provider, Provider)):
@@ -140,10 +144,6 @@ def configure(provider: type[Provider], container: Container, plug_in: PlugIn) -
         return provider(container, plug_in.name, checked, devices)
     except ValueError as error:
         raise ConfigurationError(f"{plug_in.where}: {error}") from None
-
-
-class MissingExtra(ImportError):
-    """An optional package is not installed; the message has the command that installs it."""
 
 
 def require(module: str, extra: str) -> Any:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from fractions import Fraction
 from typing import Annotated, Any, TypeVar, dataclass_transform, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -46,7 +47,7 @@ class Duration(float):
 
     def __new__(cls, value: float | str) -> Duration:
         if isinstance(value, str):
-            value = _quantity(value, SECONDS, 'a duration such as "50 ms"')
+            value = float(_quantity(value, SECONDS, 'a duration such as "50 ms"'))
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
             raise ValueError(f'expected a duration such as "50 ms", got {value!r}')
         return super().__new__(cls, value)
@@ -104,11 +105,11 @@ def _custom(type: type, value: Any) -> Any:
     raise NotImplementedError(f"settings of type {type.__name__} are not supported")
 
 
-def _quantity(text: str, units: Mapping[str, float], expected: str) -> float:
+def _quantity(text: str, units: Mapping[str, float], expected: str) -> Fraction:
     match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*", text)
     if match is None or match[2] not in units:
         raise ValueError(f"expected {expected}, got {text!r} (units: {', '.join(filter(None, units))})")
-    return float(match[1]) * units[match[2]]
+    return Fraction(match[1]) * Fraction(str(units[match[2]]))
 
 
 def _explain(message: str, into: type, where: str) -> str:

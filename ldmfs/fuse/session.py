@@ -52,8 +52,12 @@ async def _main(scope: trio.CancelScope) -> None:
 
 
 async def relay_init(connection: Connection, ours: socket.socket) -> None:
-    """Take the answer of an instance to the replayed INIT from our end of its socket pair."""
+    """Take the answer of an instance to the replayed INIT from our end of its socket pair.
+
+    There is none from an instance that ends before.
+    """
     end = trio.socket.from_stdlib_socket(ours)
-    reply = await end.recv(INIT_BYTES)
-    if reply:
-        connection.answer(reply)
+    with contextlib.suppress(ConnectionResetError):
+        reply = await end.recv(INIT_BYTES)
+        if reply:
+            connection.answer(reply)
