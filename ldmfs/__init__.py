@@ -24,12 +24,18 @@ _WHERE = {
     "container.provider": ("Provider", "require"),
     "container.settings": ("Doc", "Duration", "Settings", "Size"),
     "container.process": ("run",),
+    "consumer.blocking": ("OpenDevice", "close_device", "open_device", "send_request"),
 }  # fmt: skip
 _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}
 
 __all__ = ["__version__", *_MODULE_OF]  # noqa: PLE0604
 
 if TYPE_CHECKING:
+    from . import aio as aio
+    from .consumer.blocking import OpenDevice as OpenDevice
+    from .consumer.blocking import close_device as close_device
+    from .consumer.blocking import open_device as open_device
+    from .consumer.blocking import send_request as send_request
     from .container.host import Container as Container
     from .container.host import create_device as create_device
     from .container.host import destroy_device as destroy_device
@@ -71,6 +77,8 @@ if TYPE_CHECKING:
 
 def __getattr__(name: str) -> Any:
     """Import what is asked for: a consumer's script needs neither trio nor pyfuse3."""
+    if name == "aio":
+        return importlib.import_module(".aio", __name__)
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'ldmfs' has no attribute {name!r}")
     value = getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)

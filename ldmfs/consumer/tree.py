@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from ..channel.address import file_name
+
 RESERVED = frozenset({"system", "kernel", ".ldmfs"})
 """Names that no container of a configuration may have."""
 
@@ -36,6 +38,11 @@ def lock_file(root: Path) -> Path:
 def supervisor_socket(root: Path) -> Path:
     """Return the socket at which a container that is run by hand asks for its mount."""
     return private(root) / "supervisor"
+
+
+def channel_socket(root: Path, container: str) -> Path:
+    """Return the socket of a container's direct channel."""
+    return private(root) / "channel" / file_name(container)
 
 
 def log_file(root: Path, container: str) -> Path:

@@ -13,14 +13,15 @@ from pathlib import Path
 
 import trio
 
+from ..channel.address import address, listen
 from ..consumer import tree
 from ..core.device import check_name
 from ..core.errors import LdmError
 from ..fuse.mount import Connection, MountError
-from ..fuse.session import relay_init, serve
+from ..fuse.session import relay_init
 from .control import MAX_JOIN, Describe, Description, Failed, Join, Link, Ready, Start, Stop, decode, encode
 from .host import Container
-from .process import hosting
+from .process import hosting, serving
 from .provider import PlugIn, Provider, configure
 from .settings import ConfigurationError
 
@@ -31,7 +32,7 @@ def run_by_hand(provider: type[Provider], name: str, root: str | os.PathLike[str
     at = Path(root).absolute() if root else tree.default_root()
     try:
         check_name(name, "container")
-        container = Container(name)
+        container = Container(name, root=at)
         trio.run(_run, container, configure(provider, container, plug_in), at)
     except Exception as error:
         cause: BaseException = error
@@ -57,16 +58,17 @@ async def _run(container: Container, provider: Provider, root: Path) -> None:
             nursery.cancel_scope.cancel()
 
 
-async def _join(name: str, root: Path) -> tuple[socket.socket, int, int] | None:
-    """Ask the supervisor for a mount; return the control link and the two descriptors, None when there is none."""
+async def _join(name: str, root: Path) -> tuple[socket.socket, int, int, int] | None:
+    """Ask the supervisor for a mount; return the control link and three descriptors, None when there is none."""
     end = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        end.connect(str(tree.supervisor_socket(root)))
+        with address(tree.supervisor_socket(root)) as at:
+            end.connect(at)
     except OSError:
         end.close()
         return None
     end.send(encode(Join(name)))
-    data, fds, _, _ = socket.recv_fds(end, MAX_JOIN, 2)
+    data, fds, _, _ = socket.recv_fds(end, MAX_JOIN, 3)
     answer = decode(data) if data else Failed("the supervisor went away")
     if isinstance(answer, Failed):
         end.close()
@@ -74,13 +76,16 @@ async def _join(name: str, root: Path) -> tuple[socket.socket, int, int] | None:
     assert isinstance(answer, Start)
     for fd in fds:
         os.set_inheritable(fd, False)
-    return end, fds[0], fds[1]
+    return end, fds[0], fds[1], fds[2]
 
 
 @contextlib.asynccontextmanager
-async def _as_guest(container: Container, end: socket.socket, init_fd: int, fuse_fd: int) -> AsyncIterator[None]:
+async def _as_guest(
+    container: Container, end: socket.socket, init_fd: int, fuse_fd: int, listener_fd: int
+) -> AsyncIterator[None]:
     link = Link(end)
-    async with serve(container.registry, container.dispatch, init_fd, fuse_fd), trio.open_nursery() as nursery:
+    listener = socket.socket(fileno=listener_fd)
+    async with serving(container, init_fd, fuse_fd, listener), trio.open_nursery() as nursery:
 
         async def obey() -> None:
             async for message in link:
@@ -101,17 +106,19 @@ async def _as_guest(container: Container, end: socket.socket, init_fd: int, fuse
 
 @contextlib.asynccontextmanager
 async def _alone(container: Container, root: Path) -> AsyncIterator[None]:
-    path = root / container.name
-    made = [directory for directory in (path, *path.parents) if not directory.exists()]
+    path, channel = root / container.name, tree.channel_socket(root, container.name)
+    made = [directory for directory in (path, channel.parent, *channel.parents) if not directory.exists()]
     try:
         path.mkdir(parents=True, exist_ok=True)
+        channel.parent.mkdir(parents=True, exist_ok=True)
+        listener = listen(channel)
     except OSError as error:
         raise ConfigurationError(f"{path}: {error.strerror}; choose another root with --root") from None
     connection = await trio.to_thread.run_sync(Connection.mount, path)
     ours, theirs, clone = connection.instance()
     try:
         async with (
-            serve(container.registry, container.dispatch, theirs.detach(), clone),
+            serving(container, theirs.detach(), clone, listener),
             trio.open_nursery() as nursery,
         ):
             nursery.start_soon(relay_init, connection, ours)
@@ -119,6 +126,8 @@ async def _alone(container: Container, root: Path) -> AsyncIterator[None]:
             nursery.cancel_scope.cancel()
     finally:
         ours.close()
+        listener.close()
+        channel.unlink(missing_ok=True)
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(connection.unmount)
         for directory in made:

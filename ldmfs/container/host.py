@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, overload
 
 import trio
 
+from ..consumer.tree import default_root
 from ..core.device import CloseHandler, Device, LogicalDevice, OpenHandler, RequestHandler, from_handlers
 from ..core.dispatch import Dispatch
 from ..core.errors import LdmError
@@ -41,8 +43,9 @@ class Container:
 
     current: Container | None = None
 
-    def __init__(self, name: str, first_consumer_id: int = 1) -> None:
+    def __init__(self, name: str, first_consumer_id: int = 1, root: Path | None = None) -> None:
         self.name = name
+        self.root = root or default_root()
         self.registry = Registry(name, first_consumer_id=first_consumer_id)
         self.dispatch = Dispatch(self.registry, TrioRuntime())
         self.nursery: trio.Nursery | None = None

@@ -18,6 +18,8 @@ from pathlib import Path
 
 import trio
 
+from ..channel import server as channel_server
+from ..consumer.local import Here
 from ..fuse.session import serve
 from .control import Describe, Description, Failed, Link, Ready, Start, Stop
 from .host import Container
@@ -31,6 +33,7 @@ log = logging.getLogger("ldmfs.container")
 async def hosting(container: Container, providers: Iterable[Provider]) -> AsyncIterator[None]:
     """Start providers, and stop them, in reverse, when the context ends; consumers that are left are closed first."""
     Container.current = container
+    Here.current = Here(container.root, container.registry, container.dispatch)
     started: list[Provider] = []
     async with trio.open_nursery() as nursery:
         container.nursery = nursery
@@ -50,6 +53,20 @@ async def hosting(container: Container, providers: Iterable[Provider]) -> AsyncI
             nursery.cancel_scope.cancel()
 
 
+@contextlib.asynccontextmanager
+async def serving(container: Container, init_fd: int, fuse_fd: int, listener: socket.socket) -> AsyncIterator[None]:
+    """Serve a container on both of its paths, the files and the direct channel, while the context is open."""
+    async with (
+        serve(container.registry, container.dispatch, init_fd, fuse_fd),
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(channel_server.serve, listener, container.registry, container.dispatch)
+        try:
+            yield
+        finally:
+            nursery.cancel_scope.cancel()
+
+
 async def _settled(value: object) -> None:
     if inspect.isawaitable(value):
         await value
@@ -58,10 +75,11 @@ async def _settled(value: object) -> None:
 class Supervised:
     """The life of a container's process under a supervisor."""
 
-    def __init__(self, link: Link, init_fd: int, fuse_fd: int) -> None:
+    def __init__(self, link: Link, init_fd: int, fuse_fd: int, listener: socket.socket) -> None:
         self.link = link
         self.init_fd = init_fd
         self.fuse_fd = fuse_fd
+        self.listener = listener
 
     async def run(self) -> int:
         """Serve until told to stop; return the process's exit status."""
@@ -71,11 +89,11 @@ class Supervised:
             return 1
         logging.basicConfig(format=f"{start.name}: %(levelname)s: %(message)s", level=logging.INFO, stream=sys.stderr)
         try:
-            container = Container(start.name, start.first_consumer_id)
+            container = Container(start.name, start.first_consumer_id, Path(start.root))
             providers = [configure(load(plug_in.target), container, plug_in) for plug_in in start.plug_ins]
             async with (
                 hosting(container, providers),
-                serve(container.registry, container.dispatch, self.init_fd, self.fuse_fd),
+                serving(container, self.init_fd, self.fuse_fd, self.listener),
             ):
                 await self.link.send(Ready())
                 await self._obey(messages, container)
@@ -120,18 +138,18 @@ def _one_line(error: BaseException) -> str:
 
 
 def main() -> int:
-    """Run a container whose descriptors stand in the arguments: control link, INIT socket, FUSE connection."""
+    """Run a container whose descriptors stand in the arguments: control link, INIT socket, FUSE, listening socket."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the supervisor, which then stops its containers
     logging.raiseExceptions = False
-    control_fd, init_fd, fuse_fd = (int(argument) for argument in sys.argv[1:4])
-    for fd in (control_fd, init_fd, fuse_fd):
+    control_fd, init_fd, fuse_fd, listener_fd = (int(argument) for argument in sys.argv[1:5])
+    for fd in (control_fd, init_fd, fuse_fd, listener_fd):
         os.set_inheritable(fd, False)
-    return trio.run(_supervised, control_fd, init_fd, fuse_fd)
+    return trio.run(_supervised, control_fd, init_fd, fuse_fd, listener_fd)
 
 
-async def _supervised(control_fd: int, init_fd: int, fuse_fd: int) -> int:
+async def _supervised(control_fd: int, init_fd: int, fuse_fd: int, listener_fd: int) -> int:
     link = Link(socket.socket(fileno=control_fd))
-    return await Supervised(link, init_fd, fuse_fd).run()
+    return await Supervised(link, init_fd, fuse_fd, socket.socket(fileno=listener_fd)).run()
 
 
 def run(provider: type[Provider], name: str | None = None, root: str | os.PathLike[str] | None = None) -> None:

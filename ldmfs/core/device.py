@@ -62,6 +62,11 @@ class Device:
     thread: bool = False
     """The handlers block: run them in a worker thread."""
 
+    marshal: Callable[[Any], bytes] | None = None
+    """Makes bytes of the object that a NON_STANDARD request is answered with, for a consumer in another container."""
+    unmarshal: Callable[[bytes], Any] | None = None
+    """Makes the object of a NON_STANDARD request of the bytes that came from another container."""
+
     def open(self, consumer_id: int) -> Awaitable[None] | None:
         """Take note of a new consumer.  An `LdmError` refuses it."""
 
@@ -94,6 +99,8 @@ class Peer(msgspec.Struct, frozen=True):
     session: int = 0
     path: str = "file"
     container: str | None = None
+    chain: tuple[str, ...] = ()
+    """The devices, as `container/device`, on whose behalf it was opened."""
 
 
 class Consumer:
@@ -120,6 +127,7 @@ class Consumer:
             "pid": self.peer.pid,
             "uid": self.peer.uid,
             "container": self.peer.container,
+            "chain": self.peer.chain,
             "path": self.peer.path,
             "since": self.since,
             "requests": self.requests,
@@ -142,6 +150,7 @@ class LogicalDevice:
         "gives",
         "id",
         "kind",
+        "marshal",
         "mode",
         "name",
         "open_execution",
@@ -152,6 +161,7 @@ class LogicalDevice:
         "size",
         "takes",
         "uid",
+        "unmarshal",
     )  # fmt: skip
 
     def __init__(self, name: str, id: int, device: Device, provider: str, owner: tuple[int, int]) -> None:
@@ -173,6 +183,8 @@ class LogicalDevice:
         self.size = device.size
         self.created = time.time()
         self.consumers: dict[int, Consumer] = {}
+        self.marshal = device.marshal
+        self.unmarshal = device.unmarshal
         self.open_handler = device.open
         self.close_handler = device.close
         self.request_handler = device.request

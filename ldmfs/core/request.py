@@ -45,6 +45,25 @@ class Request(msgspec.Struct):
     length: int = 0
     metadata: bytes = b""
     object: Any = None
+    place: Any = None
+    """Where the data is in shared memory, for the edges: see `channel.memory.Place`."""
+
+    def forward(self, **changes: Any) -> Request:
+        """Return the request for the next hop of a chain, with some fields changed.
+
+        It takes the next parameter block of the chain.  Data that is passed on as it is stays where it is.
+        """
+        place = self.place.without_data() if self.place is not None and "data" in changes else self.place
+        return msgspec.structs.replace(self, place=place, **changes)
+
+    def buffer(self, size: int) -> memoryview:
+        """Return writable memory of `size` bytes for the reply's data: where the consumer reads it, if there is room.
+
+        A handler fills it and returns it, or a slice that begins where it begins.
+        """
+        if self.place is not None and (buffer := self.place.output(size)) is not None:
+            return buffer  # type: ignore[no-any-return]
+        return memoryview(bytearray(size))
 
 
 class Reply(msgspec.Struct):
@@ -56,6 +75,8 @@ class Reply(msgspec.Struct):
     data: bytes | bytearray | memoryview = b""
     metadata: bytes = b""
     object: Any = None
+    place: Any = None
+    """Where the data is in shared memory, for the edges."""
 
 
 EMPTY = Reply()

@@ -17,9 +17,9 @@ import pyfuse3
 import trio
 from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FUSEError, InodeT, RequestContext, SetattrFields
 
-from ..core.device import Kind, LogicalDevice
+from ..core.device import MAX_NAME, Kind, LogicalDevice
 from ..core.dispatch import Dispatch
-from ..core.errors import InvalidRequest, LdmError, NoSuchDevice, NotPermitted, StaleHandle
+from ..core.errors import InvalidRequest, LdmError, NameTooLong, NoSuchDevice, NotPermitted, StaleHandle
 from ..core.kept import KeptReplies
 from ..core.registry import ROOT_ID, Registry
 from .files import BlockFile, Data, MessageFile, open_file, peer_of
@@ -275,6 +275,8 @@ class Operations(pyfuse3.Operations):
     def _find(self, parent: int, name: bytes) -> LogicalDevice:
         if parent != ROOT_ID:
             raise NoSuchDevice("only the container's directory has devices")
+        if len(name) > MAX_NAME:
+            raise NameTooLong(f"a name has at most {MAX_NAME} bytes")
         return self.registry.find(os.fsdecode(name))
 
     def _device(self, inode: int) -> LogicalDevice | None:

@@ -20,6 +20,9 @@ PF_EXITING = 0x4
 
 _KILL_BIT = 1 << (signal.SIGKILL - 1)
 
+_SHEDDING = {"436", *({"59", "322"} if os.uname().machine == "x86_64" else {"221", "281"})}
+"""Numbers of close_range, execve and execveat: what a child gets rid of inherited descriptors with, in bulk."""
+
 
 class Pending(enum.IntEnum):
     """What waits for a thread: nothing, a signal that it handles, or its end."""
@@ -35,7 +38,7 @@ def pending(tid: int) -> Pending:
     The kernel marks every thread of a process that a signal will end as having SIGKILL pending.
     """
     fields = _status(tid)
-    if fields is None:
+    if fields is None or fields.get("State", "?")[0] in "ZX":
         return Pending.FATAL
     own, shared, blocked = (int(fields.get(name, "0"), 16) for name in ("SigPnd", "ShdPnd", "SigBlk"))
     if own & _KILL_BIT or shared & _KILL_BIT:
@@ -84,7 +87,11 @@ def waiting_on(inode: int, opener: int, openers: set[int]) -> Iterator[int]:
 
 
 def exiting_with(opener: int) -> bool:
-    """Tell whether a process is exiting that can hold a file which `opener` opened: it, or a descendant."""
+    """Tell whether a process is exiting that can hold a file which `opener` opened: it, or a descendant.
+
+    One that is being killed is, and so is a child on its way to another program: what it closes is its parent's, which
+    waits for it in `vfork`.
+    """
     return exiting(opener) or any(_is_leaving(pid) and _descends(pid, opener) for pid in _processes())
 
 
@@ -113,7 +120,14 @@ def _descends(pid: int, ancestor: int) -> bool:
 
 def _is_leaving(pid: int) -> bool:
     stat = _stat(pid)
-    return stat is not None and stat[0] not in "ZX" and bool(int(stat[6]) & PF_EXITING)
+    if stat is None or stat[0] in "ZX":
+        return False
+    return bool(int(stat[6]) & PF_EXITING) or _is_shedding(pid) or pending(pid) is Pending.FATAL
+
+
+def _is_shedding(pid: int) -> bool:
+    call = _read(f"/proc/{pid}/syscall")
+    return call is not None and call.partition(" ")[0] in _SHEDDING
 
 
 def _processes() -> Iterator[int]:

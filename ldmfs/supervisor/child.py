@@ -26,6 +26,7 @@ from typing import Any
 
 import trio
 
+from ..channel.address import listen
 from ..consumer import tree
 from ..container.control import Link, Start
 from ..fuse.mount import Connection, MountError
@@ -64,6 +65,7 @@ class Child:
         self._system = system
         self._tree = at
         self._connection: Connection | None = None
+        self._listener: socket.socket | None = None
         self._conversation: Conversation | None = None
         self._instances = itertools.count()
         self._crashes: deque[float] = deque()
@@ -85,6 +87,7 @@ class Child:
                     self._connection = await trio.to_thread.run_sync(
                         Connection.mount, self._tree.mount_point(self.name)
                     )
+                    self._listener = listen(tree.channel_socket(self._tree.root, self.name))
                     await self._keep_running(self._connection)
                 except (MountError, OSError) as error:
                     self._fail(str(error))
@@ -145,8 +148,10 @@ class Child:
         self._set("starting")
         ours, theirs = socket.socketpair()
         init, instance_init, fuse_fd = connection.instance()
+        assert self._listener is not None
         with theirs, instance_init:
-            process, log_begin = self._spawn(theirs.fileno(), instance_init.fileno(), fuse_fd)
+            fds = theirs.fileno(), instance_init.fileno(), fuse_fd, self._listener.fileno()
+            process, log_begin = self._spawn(*fds)
         os.close(fuse_fd)
         self.pid = process.pid
         tree.pid_file(self._tree.root, self.name).write_text(f"{process.pid}\n")
@@ -207,6 +212,10 @@ class Child:
     # -- the rest
 
     async def _take_down(self) -> None:
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+        tree.channel_socket(self._tree.root, self.name).unlink(missing_ok=True)
         if self._connection is not None:
             connection, self._connection = self._connection, None
             await trio.to_thread.run_sync(connection.unmount)

@@ -1,6 +1,6 @@
 """Containers that are run by hand: they ask the supervisor for their mount, and are gone when their process is.
 
-The socket `<root>/.ldmfs/supervisor` takes one line, `Join`, and answers with `Start`, to which the two descriptors of
+The socket `<root>/.ldmfs/supervisor` takes one line, `Join`, and answers with `Start`, to which the three descriptors of
 a new instance are attached, or with `Failed`.  From then on it is the control link.
 """
 
@@ -15,6 +15,8 @@ from typing import Any, Protocol
 
 import trio
 
+from ..channel.address import address
+from ..channel.address import listen as channel_listen
 from ..consumer import tree
 from ..container.control import MAX_JOIN, Failed, Join, Link, Start, decode, encode
 from ..core.device import check_name
@@ -64,6 +66,7 @@ class Guest:
             finally:
                 with trio.CancelScope(shield=True):
                     await trio.to_thread.run_sync(connection.unmount)
+                tree.channel_socket(self._tree.root, self.name).unlink(missing_ok=True)
         finally:
             with contextlib.suppress(OSError):
                 (self._tree.root / self.name).rmdir()
@@ -72,13 +75,15 @@ class Guest:
 
     async def _serve(self, connection: Connection, end: socket.socket) -> None:
         init, instance_init, fuse_fd = connection.instance()
-        with init:
+        path = tree.channel_socket(self._tree.root, self.name)
+        with init, channel_listen(path) as listener:
             try:
                 start = Start(self.name, str(self._tree.root), (), int(time.time()) * CONSUMER_IDS % (1 << 62) + 1)
-                socket.send_fds(end, [encode(start)], [instance_init.fileno(), fuse_fd])
+                socket.send_fds(end, [encode(start)], [instance_init.fileno(), fuse_fd, listener.fileno()])
             finally:
                 instance_init.close()
                 os.close(fuse_fd)
+                listener.close()
             self._conversation = Conversation(Link(end), self._now_running)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(relay_init, connection, init)
@@ -118,7 +123,8 @@ async def listen(house: House, nursery: trio.Nursery) -> None:
     listener = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     with listener:
         path = tree.supervisor_socket(house.tree.root)
-        await listener.bind(str(path))
+        with address(path) as at:
+            await listener.bind(at)
         path.chmod(0o600)
         listener.listen()
         while True:

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import trio
 
+from ..channel.address import listen as channel_listen
+from ..consumer import tree
 from ..container.host import Container
-from ..container.process import hosting
+from ..container.process import hosting, serving
 from ..fuse.mount import Connection
-from ..fuse.session import relay_init, serve
+from ..fuse.session import relay_init
 from .child import Child
 from .configuration import Configuration
 from .guest import Guest, listen
@@ -29,7 +31,7 @@ class Supervisor:
         self.configuration = configuration
         self.tree = Tree(root)
         self.children: dict[str, Child | Guest] = {}
-        self.system = Container("system")
+        self.system = Container("system", root=root)
         self._nursery: trio.Nursery | None = None
         self._ended = trio.Event()
 
@@ -82,10 +84,11 @@ class Supervisor:
         connection = await trio.to_thread.run_sync(Connection.mount, self.tree.mount_point("system"))
         ours, theirs, clone = connection.instance()
         create_devices(self)
+        listener = channel_listen(tree.channel_socket(self.tree.root, "system"))
         try:
             async with (
                 hosting(self.system, ()),
-                serve(self.system.registry, self.system.dispatch, theirs.detach(), clone),
+                serving(self.system, theirs.detach(), clone, listener),
                 trio.open_nursery() as nursery,
             ):
                 nursery.start_soon(relay_init, connection, ours)
@@ -93,6 +96,7 @@ class Supervisor:
                 nursery.cancel_scope.cancel()
         finally:
             ours.close()
+            listener.close()
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(connection.unmount)
 

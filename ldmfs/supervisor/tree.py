@@ -40,7 +40,7 @@ class Tree:
             raise ConfigurationError(f"{self.root} is not writable for you; choose another root with --root")
         if os.geteuid() == 0:
             mount_root(self.root)
-        for directory, mode in ((".", 0o755), ("log", 0o700), ("run", 0o755)):
+        for directory, mode in ((".", 0o755), ("channel", 0o755), ("log", 0o700), ("run", 0o755)):
             path = tree.private(self.root) / directory
             path.mkdir()
             path.chmod(mode)

@@ -1,0 +1,50 @@
+"""Addresses of Unix sockets, which take 107 bytes where a path may have 4,095."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+LONGEST_NAME = 64
+
+BACKLOG = 1024
+"""Connections that wait while no instance of a container takes them."""
+
+
+def file_name(name: str) -> str:
+    """Return the file name of the socket of a container: its own, or a digest where that is too long."""
+    if len(name.encode()) <= LONGEST_NAME:
+        return name
+    return hashlib.blake2b(name.encode(), digest_size=16).hexdigest()
+
+
+def listen(path: Path, mode: int = 0o666) -> socket.socket:
+    """Return a socket that listens for consumers at `path`, in place of one that a killed process left there.
+
+    Everyone may connect: what they may open is decided from their credentials and each device's mode.
+    """
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        path.unlink(missing_ok=True)
+        with address(path) as at:
+            listener.bind(at)
+        path.chmod(mode)
+        listener.listen(BACKLOG)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+@contextlib.contextmanager
+def address(path: Path) -> Iterator[str]:
+    """Give an address for `path` that is short enough: through a descriptor of its directory."""
+    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{directory}/{path.name}"
+    finally:
+        os.close(directory)

@@ -1,0 +1,368 @@
+"""The provider's side of the direct channel: a container's listening socket and its connections.
+
+A connection is one consumer's process.  Its packets are received and answered in one go as long as there are any, and
+only then is trio asked to wait.  When it ends, for whatever reason, its requests are cancelled and its consumers closed.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import logging
+import os
+import socket
+import struct
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import trio
+
+from ..core.blocks import ArenaExhausted
+from ..core.channel import (
+    ArenaGone,
+    ArenaReceived,
+    CancelRequested,
+    CloseRequested,
+    Greeted,
+    OpenRequested,
+    PeerFailed,
+    ProviderConnection,
+    RequestReceived,
+    refuse_cycle,
+)
+from ..core.device import Consumer, Execution, LogicalDevice, Peer
+from ..core.dispatch import Dispatch, cancelled_error
+from ..core.errors import (
+    AccessDenied,
+    InvalidRequest,
+    LdmError,
+    NotSupported,
+    ProtocolError,
+    ProviderFailed,
+    RequestCancelled,
+)
+from ..core.registry import Registry
+from ..core.request import Reply, Request, RequestType
+from ..core.wire import Frames, Limit
+from .memory import Place, ReplyPlace, SharedArena
+
+log = logging.getLogger("ldmfs.channel")
+
+FAIR_TURNS = 64
+"""Packets taken in a row before other tasks have their turn."""
+
+MAX_DESCRIPTORS = 8
+"""Room for descriptors with a packet; an ARENA comes with one, and what is too many ends the connection."""
+
+SO_PEERGROUPS = 59
+"""Socket option that tells a peer's supplementary groups (`include/uapi/asm-generic/socket.h`)."""
+
+_WRITING = frozenset(RequestType) - {RequestType.READ}
+
+
+async def serve(listener: socket.socket, registry: Registry, dispatch: Dispatch) -> None:
+    """Take in connections on a listening `SOCK_SEQPACKET` socket until cancelled."""
+    listening = trio.socket.from_stdlib_socket(listener)
+    async with trio.open_nursery() as nursery:
+        while True:
+            try:
+                sock, _ = await listening.accept()
+            except OSError as error:
+                log.warning("a connection could not be taken: %s", error.strerror)
+                await trio.sleep(0.1)  # out of descriptors, most likely: some will be given back
+                continue
+            end = socket.socket(fileno=sock.detach())
+            end.setblocking(False)
+            nursery.start_soon(Connection(end, registry, dispatch, nursery).run)
+
+
+class Connection:
+    """One connection of a consumer's process."""
+
+    def __init__(self, sock: socket.socket, registry: Registry, dispatch: Dispatch, nursery: trio.Nursery) -> None:
+        self._socket = sock
+        self._registry = registry
+        self._dispatch = dispatch
+        self._nursery = nursery
+        self._machine = ProviderConnection(registry.container)
+        self._peer, self._groups = _credentials(sock)
+        self._arenas: dict[int, SharedArena] = {}
+        self._consumers: dict[int, Consumer] = {}
+        self._cancels: dict[int, Callable[[], None]] = {}
+        self._outbox: deque[bytes] = deque()
+        self._buffer = bytearray(Limit.MAX_FRAME)
+        self._ancillary_room = socket.CMSG_SPACE(MAX_DESCRIPTORS * 4)
+
+    async def run(self) -> None:
+        """Serve the connection until it ends, then close what it has left open."""
+        try:
+            await self._receive()
+        except ProtocolError as error:
+            log.info("the connection of process %d ends: %s", self._peer.pid, error)
+            with contextlib.suppress(OSError):
+                for frame in self._machine.fail(error):
+                    self._socket.send(frame)
+        finally:
+            lost = self._machine.lost()
+            for id in lost.requests:
+                if cancel := self._cancels.get(id):
+                    cancel()
+            with trio.CancelScope(shield=True):
+                async with trio.open_nursery() as nursery:
+                    for consumer_id in lost.consumers:
+                        nursery.start_soon(self._dispatch.close, self._consumers.pop(consumer_id))
+            self._socket.close()
+            for shared in self._arenas.values():
+                shared.close()
+
+    # -- packets
+
+    async def _receive(self) -> None:
+        sock, buffer, room, view = self._socket, [self._buffer], self._ancillary_room, memoryview(self._buffer)
+        machine, turns = self._machine, 0
+        while True:
+            turns += 1
+            if self._outbox:
+                await self._flush()
+            try:
+                if not turns % FAIR_TURNS:
+                    await trio.lowlevel.checkpoint()
+                size, ancillary, flags, _ = sock.recvmsg_into(buffer, room)
+            except BlockingIOError:
+                await trio.lowlevel.wait_readable(sock)
+                continue
+            except ConnectionResetError:
+                return
+            if not size:
+                return
+            if ancillary or flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC):
+                event = self._with_descriptors(view[:size], ancillary, flags)
+            else:
+                event = machine.receive(view[:size])
+            if type(event) is RequestReceived:
+                self._request(event)
+            elif isinstance(event, PeerFailed):
+                return
+            elif event is not None:
+                self._take(event)
+
+    def _with_descriptors(self, frame: memoryview, ancillary: Any, flags: int) -> Any:
+        fds = array.array("i")
+        for _, _, data in ancillary:
+            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+        try:
+            if flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC):
+                raise ProtocolError("a packet is longer than a frame, or has too many descriptors")
+            return self._machine.receive(frame, fds.tolist())
+        except BaseException:
+            for fd in fds:
+                os.close(fd)
+            raise
+
+    def _send(self, frames: Frames) -> None:
+        """Send now what the socket has room for; the rest goes before the next packet is received."""
+        if not self._outbox:
+            for place, frame in enumerate(frames):
+                try:
+                    self._socket.send(frame)
+                except BlockingIOError:
+                    frames = frames[place:]
+                    self._nursery.start_soon(self._flush)
+                    break
+                except OSError:  # the consumer is gone, as the next receive will tell
+                    return
+            else:
+                return
+        self._outbox.extend(frames)
+
+    async def _flush(self) -> None:
+        while self._outbox:
+            try:
+                self._socket.send(self._outbox[0])
+                self._outbox.popleft()
+            except BlockingIOError:
+                with contextlib.suppress(trio.ClosedResourceError, trio.BusyResourceError):
+                    await trio.lowlevel.wait_writable(self._socket)
+                    continue
+                await trio.lowlevel.checkpoint()
+            except OSError:
+                self._outbox.clear()
+
+    # -- events
+
+    def _take(self, event: object) -> None:
+        match event:
+            case Greeted():
+                self._peer = msgspec.structs.replace(self._peer, container=event.container or None)
+                self._send(self._machine.welcome())
+            case OpenRequested():
+                scope = trio.CancelScope()
+                self._cancels[event.id] = scope.cancel
+                self._nursery.start_soon(self._open, event, scope)
+            case CancelRequested():
+                if cancel := self._cancels.get(event.id):
+                    cancel()
+            case CloseRequested():
+                self._nursery.start_soon(self._close, event)
+            case ArenaReceived():
+                try:
+                    self._arenas[event.arena] = SharedArena.attach(event.descriptor, event.size, event.blocks)
+                except ProtocolError as error:
+                    log.info("process %d: %s", self._peer.pid, error)
+                    self._send(self._machine.arena_gone(event.arena))
+            case ArenaGone():
+                if shared := self._arenas.pop(event.arena, None):
+                    shared.close()
+
+    async def _open(self, event: OpenRequested, scope: trio.CancelScope) -> None:
+        outcome: Consumer | LdmError = RequestCancelled(f"the open of {event.device!r} was cancelled")
+        with scope:
+            try:
+                outcome = await self._opened(event)
+            except LdmError as error:
+                outcome = error
+        del self._cancels[event.id]
+        if isinstance(outcome, LdmError):
+            self._send(self._machine.failed(event.id, outcome))
+            return
+        device = outcome.device
+        self._consumers[outcome.id] = outcome
+        frames = self._machine.opened(
+            event.id, outcome.id, kind=device.kind, size=device.size, accepts=self._allowed(device),
+            execution=device.request_execution,
+        )  # fmt: skip
+        self._send(frames)
+        if not frames:  # the connection ended meanwhile
+            del self._consumers[outcome.id]
+            with trio.CancelScope(shield=True):
+                await self._dispatch.close(outcome)
+
+    async def _opened(self, event: OpenRequested) -> Consumer:
+        refuse_cycle(self._registry.container, event.device, event.chain)
+        device = self._registry.find(event.device)
+        if not self._allowed(device):
+            raise AccessDenied(f"user {self._peer.uid} may not use {event.device!r}")
+        return await self._dispatch.open(device, msgspec.structs.replace(self._peer, chain=event.chain))
+
+    async def _close(self, event: CloseRequested) -> None:
+        consumer = self._consumers.pop(event.consumer_id)
+        with trio.CancelScope(shield=True):
+            await self._dispatch.close(consumer)
+        self._send(self._machine.closed(event.id))
+
+    def _request(self, event: RequestReceived) -> None:
+        consumer = self._consumers[event.consumer_id]
+        request = event.request
+        try:
+            if request.type not in self._allowed(consumer.device):
+                raise AccessDenied(f"{consumer.device.name!r} takes no {request.type.name} requests from this consumer")
+            if event.blocks:
+                request = self._from_block(event)
+            if request.type is RequestType.NON_STANDARD:
+                request.object = _unmarshalled(consumer.device, request)
+            if consumer.device.request_execution is Execution.INLINE:
+                self._answer(event, request, consumer, self._dispatch.request_inline(consumer, request))
+                return
+            scope = trio.CancelScope()
+            ticket = self._dispatch.admit(consumer, scope.cancel)
+        except LdmError as error:
+            self._send(self._machine.failed(event.id, error))
+            return
+        self._cancels[event.id] = scope.cancel
+        self._nursery.start_soon(self._run_request, event, request, consumer, ticket, scope)
+
+    async def _run_request(
+        self, event: RequestReceived, request: Request, consumer: Consumer, ticket: int, scope: trio.CancelScope
+    ) -> None:
+        outcome: Reply | LdmError = cancelled_error(consumer)
+        with scope:
+            try:
+                outcome = await self._dispatch.request(consumer, request, ticket)
+            except LdmError as error:
+                outcome = error
+        del self._cancels[event.id]
+        if isinstance(outcome, LdmError):
+            self._send(self._machine.failed(event.id, outcome))
+        else:
+            self._answer(event, request, consumer, outcome)
+
+    def _from_block(self, event: RequestReceived) -> Request:
+        shared = self._arenas.get(event.arena)
+        if shared is None:
+            raise ProtocolError(f"arena {event.arena} could not be mapped")
+        taken = shared.arena.take(event.block, event.blocks, event.consumer_id, event.request.type)
+        assert taken.header is not None
+        request = taken.request(event.request.type, event.request.offset, event.request.length)
+        request.place = Place(shared, taken, shared.arena.chain(taken), taken.header.input)
+        return request
+
+    def _answer(self, event: RequestReceived, request: Request, consumer: Consumer, reply: Reply) -> None:
+        """Send a reply: in the block where the request came in one and the reply fits, else inline."""
+        place: Place | None = request.place
+        try:
+            if request.type is RequestType.NON_STANDARD:
+                reply = _marshalled(consumer.device, reply)
+            if place is not None and event.blocks:
+                with contextlib.suppress(ArenaExhausted):
+                    where: ReplyPlace | None = reply.place
+                    extent = where.data if where and where.shared is place.shared else place.extent_of(reply.data)
+                    place.block.answer(reply, extent)
+                    self._send(self._machine.replied_in_block(event.id))
+                    return
+            self._send(self._machine.replied(event.id, reply.data, reply.metadata))
+        except LdmError as error:
+            self._send(self._machine.failed(event.id, error))
+
+    # -- access
+
+    def _allowed(self, device: LogicalDevice) -> frozenset[RequestType]:
+        """Return the types of requests that the peer may send: as the device's file would let it read and write."""
+        rights = self._rights(device)
+        allowed = (frozenset({RequestType.READ}) if rights & 4 else frozenset()) | (
+            _WRITING if rights & 2 else frozenset()
+        )
+        return device.accepts & allowed
+
+    def _rights(self, device: LogicalDevice) -> int:
+        if self._peer.uid == 0:
+            return 7
+        if self._peer.uid == device.uid:
+            return device.mode >> 6 & 7
+        if device.gid == self._peer.gid or device.gid in self._groups:
+            return device.mode >> 3 & 7
+        return device.mode & 7
+
+
+def _unmarshalled(device: LogicalDevice, request: Request) -> Any:
+    if device.unmarshal is None:
+        raise NotSupported(f"device {device.name!r} has no 'unmarshal' for NON_STANDARD requests of other containers")
+    try:
+        return device.unmarshal(bytes(request.data))
+    except LdmError:
+        raise
+    except Exception as error:
+        raise InvalidRequest(f"the request could not be unmarshalled: {type(error).__name__}: {error}") from None
+
+
+def _marshalled(device: LogicalDevice, reply: Reply) -> Reply:
+    if device.marshal is None:
+        return reply
+    try:
+        return Reply(device.marshal(reply.object), reply.metadata)
+    except LdmError:
+        raise
+    except Exception as error:
+        log.exception("device %s: its marshal raised", device.name)
+        raise ProviderFailed(f"the reply of device {device.name!r} could not be marshalled: {error}") from None
+
+
+def _credentials(sock: socket.socket) -> tuple[Peer, frozenset[int]]:
+    """Return who is at the other end, as the kernel tells it, and the groups that it is in."""
+    pid, uid, gid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    try:
+        groups = array.array("i", sock.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, 4 * 65536))
+    except OSError:
+        groups = array.array("i")
+    return Peer(pid, uid, gid, 0, "channel"), frozenset(groups)

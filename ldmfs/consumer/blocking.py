@@ -1,0 +1,252 @@
+"""The consumer API for scripts and threads: `open_device`, `send_request`, `close_device`.
+
+The path is chosen by where the two parties are: a plain call within the container, the direct channel to another one,
+the file for the kernel's and where there is no channel.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, overload
+
+from ..channel.blocking import BlockingClient, connect, run_handler
+from ..channel.client import CHAIN_BLOCKS
+from ..core.device import Consumer, Kind
+from ..core.errors import HandleClosed, LdmError, NotServed
+from ..core.request import Reply, Request, RequestType
+from .file import File
+from .local import Here
+from .name import DeviceName, Marshal, Unmarshal, as_request, marshalled, missing, parse, unmarshalled
+
+Data = bytes | bytearray | memoryview
+CompletionHandler = Callable[[Any, Any], object]
+
+
+class Way(Protocol):
+    """An open device, by whatever path."""
+
+    consumer_id: int
+    kind: Kind
+    size: int
+    accepts: frozenset[RequestType]
+
+    def request(self, request: Request) -> Reply: ...
+    def close(self) -> None: ...
+
+
+class OpenDevice:
+    """A device that was opened; a context manager that closes it.
+
+    `consumer_id` identifies this open to the provider; `kind`, `size` in bytes and `accepts` are the device's.
+    """
+
+    def __init__(self, name: DeviceName, way: Way, marshal: Marshal | None, unmarshal: Unmarshal | None) -> None:
+        self.name = str(name)
+        self.consumer_id = way.consumer_id
+        self.kind = way.kind
+        self.size = way.size
+        self.accepts = way.accepts
+        self._way: Way | None = way
+        self._marshal = marshal
+        self._unmarshal = unmarshal
+
+    def send(self, request: Request) -> Reply:
+        """Send a request and wait for its reply."""
+        way = self._checked()
+        if isinstance(way, _Local):
+            return way.request(request)
+        return unmarshalled(request, way.request(marshalled(request, self._marshal)), self._unmarshal)
+
+    def send_soon(self, request: Request, done: Callable[[Reply | LdmError], None]) -> None:
+        """Send a request; `done` is called once, in another thread, with the reply or the error."""
+        way = self._checked()
+        if isinstance(way, _Channel):
+            way.request_soon(marshalled(request, self._marshal), lambda _, outcome: done(self._back(request, outcome)))
+            return
+        threading.Thread(target=lambda: done(self._outcome(request)), name="ldmfs-request", daemon=True).start()
+
+    def close(self) -> None:
+        """Close the device; done once, later calls return."""
+        way, self._way = self._way, None
+        if way is not None:
+            way.close()
+
+    def __enter__(self) -> OpenDevice:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_way", None) is not None:
+            warnings.warn(f"device {self.name} was not closed", ResourceWarning, source=self, stacklevel=1)
+
+    def _checked(self) -> Way:
+        if self._way is None:
+            raise HandleClosed(f"device {self.name} is closed")
+        return self._way
+
+    def _outcome(self, request: Request) -> Reply | LdmError:
+        try:
+            return self.send(request)
+        except LdmError as error:
+            return error
+
+    def _back(self, request: Request, outcome: Reply | LdmError) -> Reply | LdmError:
+        return outcome if isinstance(outcome, LdmError) else unmarshalled(request, outcome, self._unmarshal)
+
+
+class _Channel:
+    def __init__(self, client: BlockingClient, name: DeviceName, chain: tuple[str, ...], blocks: int) -> None:
+        opened = client.open(name.device, chain)
+        self.consumer_id, self.kind, self.size = opened.consumer_id, opened.kind, opened.size
+        self.accepts = opened.accepts
+        self._client, self._device, self._blocks = client, name.device, blocks
+
+    def request(self, request: Request) -> Reply:
+        return self._client.request(self.consumer_id, self._device, request, self._blocks)
+
+    def request_soon(self, request: Request, handler: CompletionHandler) -> None:
+        self._client.request_soon(self.consumer_id, self._device, request, self._blocks, handler, None)
+
+    def close(self) -> None:
+        self._client.close(self.consumer_id)
+
+
+class _Local:
+    def __init__(self, here: Here, device: str, chain: tuple[str, ...]) -> None:
+        self._here = here
+        self._consumer: Consumer = here.wait_for(here.open(device, chain))
+        logical = self._consumer.device
+        self.consumer_id, self.kind, self.size = self._consumer.id, logical.kind, logical.size
+        self.accepts = logical.accepts
+
+    def request(self, request: Request) -> Reply:
+        return self._here.wait_for(self._here.request(self._consumer, request))
+
+    def close(self) -> None:
+        self._here.wait_for(self._here.close(self._consumer))
+
+
+class _Connections:
+    """The connections of this process, one for each container; a forked process begins without."""
+
+    def __init__(self) -> None:
+        self._clients: dict[tuple[Path, str], BlockingClient] = {}
+        self._lock = threading.Lock()
+        atexit.register(self.close)
+        os.register_at_fork(after_in_child=self._forked)
+
+    def to(self, name: DeviceName) -> BlockingClient:
+        """Return a connection.  Raises `FileNotFoundError` where the container has no channel, `NotServed`."""
+        key = name.root, name.container
+        with self._lock:
+            client = self._clients.get(key)
+            if client is None or client.lost:
+                here = Here.current
+                own = here.registry.container if here is not None and here.root == name.root else ""
+                client = self._clients[key] = BlockingClient(connect(name.socket), own)
+            return client
+
+    def close(self) -> None:
+        """End all connections."""
+        with self._lock:
+            for client in self._clients.values():
+                client.aclose()
+            self._clients.clear()
+
+    def _forked(self) -> None:
+        self._lock = threading.Lock()
+        for client in self._clients.values():
+            client.detach()
+        self._clients.clear()
+
+
+_connections = _Connections()
+
+
+def open_device(
+    name: str,
+    *,
+    root: str | os.PathLike[str] | None = None,
+    blocks: int = CHAIN_BLOCKS,
+    marshal: Marshal | None = None,
+    unmarshal: Unmarshal | None = None,
+    chain: tuple[str, ...] = (),
+) -> OpenDevice:
+    """Open the device `container/device`; returns when its open handler has run.
+
+    `blocks` is the number of parameter blocks for each chain of large requests, 0 to let all data travel inline.
+    `marshal` and `unmarshal` are for NON_STANDARD requests to another container.  `chain` names the devices on whose
+    behalf it is opened.  Raises `NoSuchDevice`, `AccessDenied`, `NotServed`, `DeviceLoop`, or what the handler raises.
+    """
+    at = parse(name, root)
+    return OpenDevice(at, _way(at, chain, blocks), marshal, unmarshal)
+
+
+def _way(name: DeviceName, chain: tuple[str, ...], blocks: int) -> Way:
+    here = Here.current
+    if here is not None and here.root == name.root and here.registry.container == name.container:
+        return _Local(here, name.device, chain)
+    if name.container != "kernel":
+        try:
+            return _Channel(_connections.to(name), name, chain, blocks)
+        except (FileNotFoundError, NotADirectoryError):
+            if not name.file.parent.is_dir():
+                raise missing(name) from None
+        except OSError as error:
+            raise NotServed(f"{name}: {error.strerror}") from None
+    return File(name)
+
+
+def close_device(device: OpenDevice) -> None:
+    """Close a device; returns when its close handler has run."""
+    device.close()
+
+
+@overload
+def send_request(device: OpenDevice, request: Request) -> Reply: ...
+@overload
+def send_request(device: OpenDevice, request: Data) -> bytes: ...
+@overload
+def send_request(
+    device: OpenDevice,
+    request: Request | Data,
+    completion_handler: CompletionHandler,
+    completion_context: Any = None,
+) -> None: ...
+
+
+def send_request(
+    device: OpenDevice,
+    request: Request | Data,
+    completion_handler: CompletionHandler | None = None,
+    completion_context: Any = None,
+) -> Reply | bytes | None:
+    """Send a request: bytes, which are a CALL and answered with bytes, or a `Request`, answered with a `Reply`.
+
+    Without a completion handler it waits for the reply and raises the error.  With one it returns at once, and
+    `completion_handler(completion_context, reply_or_error)` is called exactly once, whatever happens, in another
+    thread.  A request that is refused at the entrance, as by `QueueFull`, raises here in both cases.
+
+    The data of a large `Reply` is a view of shared memory, which is used again when `reply.data` itself is given up.
+    """
+    whole = as_request(request)
+    plain = not isinstance(request, Request)
+    if completion_handler is None:
+        reply = device.send(whole)
+        return bytes(reply.data) if plain else reply
+    handler = completion_handler
+
+    def done(outcome: Reply | LdmError) -> None:
+        value = bytes(outcome.data) if plain and isinstance(outcome, Reply) else outcome
+        run_handler(handler, completion_context, value)
+
+    device.send_soon(whole, done)
+    return None

@@ -1,0 +1,78 @@
+"""The way to a device of the consumer's own container: a plain call, no copy, nothing serialised."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+import trio
+
+from ..core.channel import refuse_cycle
+from ..core.device import Consumer, Execution, Peer
+from ..core.dispatch import Dispatch, cancelled_error
+from ..core.errors import LdmError, NotSupported
+from ..core.registry import Registry
+from ..core.request import Reply, Request
+
+T = TypeVar("T")
+
+
+class Here:
+    """The container of this process, for consumers in it."""
+
+    current: Here | None = None
+
+    def __init__(self, root: Path, registry: Registry, dispatch: Dispatch) -> None:
+        self.root = root
+        self.registry = registry
+        self.dispatch = dispatch
+        self.token = trio.lowlevel.current_trio_token()
+        self._thread = threading.get_ident()
+
+    @property
+    def on_loop(self) -> bool:
+        """Whether the caller is on the container's loop, where it must not block."""
+        return threading.get_ident() == self._thread
+
+    async def open(self, device: str, chain: tuple[str, ...]) -> Consumer:
+        """Open a device for a consumer in this process."""
+        refuse_cycle(self.registry.container, device, chain)
+        peer = Peer(os.getpid(), os.geteuid(), os.getegid(), 0, "local", self.registry.container, chain)
+        return await self.dispatch.open(self.registry.find(device), peer)
+
+    async def request(self, consumer: Consumer, request: Request) -> Reply:
+        """Send a request; cancelling cancels the handler."""
+        if consumer.device.request_execution is Execution.INLINE:
+            return self.dispatch.request_inline(consumer, request)
+        outcome: Reply | LdmError = cancelled_error(consumer)
+        with trio.CancelScope() as scope:
+            outcome = await self.dispatch.request(consumer, request, self.dispatch.admit(consumer, scope.cancel))
+        if isinstance(outcome, LdmError):
+            raise outcome
+        return outcome
+
+    async def close(self, consumer: Consumer) -> None:
+        """Close a device."""
+        with trio.CancelScope(shield=True):
+            await self.dispatch.close(consumer)
+
+    def wait_for(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine of this class for a blocking caller: in another thread, or where nothing has to be waited for.
+
+        Raises `NotSupported` on the loop's own thread when the handler has to wait, since nobody could run it.
+        """
+        if not self.on_loop:
+            return trio.from_thread.run(_awaiting, coroutine, trio_token=self.token)
+        try:
+            coroutine.send(None)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+        coroutine.close()
+        raise NotSupported("this call would wait on the container's own loop; use ldmfs.aio there")
+
+
+async def _awaiting(coroutine: Coroutine[Any, Any, T]) -> T:
+    return await coroutine
