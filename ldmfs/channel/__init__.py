@@ -1,1 +1,1 @@
-"""The direct channel's edge: a socket between a consumer's process and a container, and shared memory for large data."""
+"""The direct channel's edge: a socket from a consumer's process to a container, and shared memory for large data."""

@@ -1,7 +1,7 @@
 """The client for threads: it waits in the system call that receives.
 
-One thread at a time reads the socket, the leader: whichever waits for an answer and finds nobody reading.  What it reads
-for others it hands over.  Completion handlers run in a thread of their own, which leads when nobody else does.
+One thread at a time reads the socket, the leader: whichever waits for an answer and finds nobody reading.  What it
+reads for others it hands over.  Completion handlers run in a thread of their own, which leads when nobody else does.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..core.channel import Limits, Opened
 from ..core.errors import LdmError, NotServed
+from ..core.events import Limits, Opened
 from ..core.request import Reply, Request
 from ..core.wire import Frames
 from .address import address

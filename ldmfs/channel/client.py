@@ -14,19 +14,9 @@ from collections.abc import Callable
 from typing import Any
 
 from ..core.blocks import ArenaExhausted, Block, Chain
-from ..core.channel import (
-    ArenaGone,
-    Closed,
-    ConsumerConnection,
-    Failed,
-    Greeted,
-    Limits,
-    Opened,
-    PeerFailed,
-    Released,
-    Replied,
-)
+from ..core.consumer_connection import ConsumerConnection
 from ..core.errors import LdmError, ProtocolError, ProviderDied, QueueFull
+from ..core.events import ArenaGone, Closed, Failed, Greeted, Limits, Opened, PeerFailed, Released, Replied
 from ..core.request import Reply, Request
 from ..core.wire import Frames, Limit
 from .memory import LARGE, Place, Pool, ReplyPlace, SharedArena

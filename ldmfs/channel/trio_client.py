@@ -11,8 +11,8 @@ from typing import Any
 
 import trio
 
-from ..core.channel import Limits, Opened
 from ..core.errors import LdmError, NotServed
+from ..core.events import Limits, Opened
 from ..core.request import Reply, Request
 from ..core.wire import Frames
 from .address import address

@@ -60,7 +60,7 @@ class Here:
             await self.dispatch.close(consumer)
 
     def wait_for(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine of this class for a blocking caller: in another thread, or where nothing has to be waited for.
+        """Run a coroutine of this class for a blocking caller: in another thread, or where nothing has to wait.
 
         Raises `NotSupported` on the loop's own thread when the handler has to wait, since nobody could run it.
         """

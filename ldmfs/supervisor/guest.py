@@ -1,7 +1,7 @@
 """Containers that are run by hand: they ask the supervisor for their mount, and are gone when their process is.
 
-The socket `<root>/.ldmfs/supervisor` takes one line, `Join`, and answers with `Start`, to which the three descriptors of
-a new instance are attached, or with `Failed`.  From then on it is the control link.
+The socket `<root>/.ldmfs/supervisor` takes one line, `Join`, and answers with `Start`, to which the three descriptors
+of a new instance are attached, or with `Failed`.  From then on it is the control link.
 """
 
 from __future__ import annotations

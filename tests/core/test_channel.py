@@ -12,27 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from ldmfs.core.channel import (
-    ArenaGone,
-    ArenaReceived,
-    CancelRequested,
-    Closed,
-    CloseRequested,
-    ConsumerConnection,
-    Failed,
-    Greeted,
-    Limits,
-    Lost,
-    Opened,
-    OpenRequested,
-    PeerFailed,
-    ProviderConnection,
-    Released,
-    Replied,
-    RequestReceived,
-    State,
-    refuse_cycle,
-)
+from ldmfs.core.channel import refuse_cycle
+from ldmfs.core.consumer_connection import ConsumerConnection
 from ldmfs.core.device import Execution, Kind
 from ldmfs.core.errors import (
     DeviceBusy,
@@ -46,6 +27,24 @@ from ldmfs.core.errors import (
     ProviderDied,
     QueueFull,
 )
+from ldmfs.core.events import (
+    ArenaGone,
+    ArenaReceived,
+    CancelRequested,
+    Closed,
+    CloseRequested,
+    Failed,
+    Greeted,
+    Limits,
+    Opened,
+    OpenRequested,
+    PeerFailed,
+    Released,
+    Replied,
+    RequestReceived,
+    State,
+)
+from ldmfs.core.provider_connection import Lost, ProviderConnection
 from ldmfs.core.request import Reply, Request, RequestType
 from ldmfs.core.wire import GREETING, MAGIC, MAX_INLINE, VERSION, FrameKind, Frames, Limit, encode, pack
 
