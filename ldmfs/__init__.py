@@ -22,6 +22,7 @@ _WHERE = {
     "core.request": ("Reply", "Request", "RequestType"),
     "container.host": ("Container", "create_device", "destroy_device"),
     "container.provider": ("Provider", "require"),
+    "container.stack": ("Lower", "StackedDevice"),
     "container.settings": ("Doc", "Duration", "Settings", "Size"),
     "container.process": ("run",),
     "consumer.blocking": ("OpenDevice", "close_device", "open_device", "send_request"),
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
     from .container.settings import Duration as Duration
     from .container.settings import Settings as Settings
     from .container.settings import Size as Size
+    from .container.stack import Lower as Lower
+    from .container.stack import StackedDevice as StackedDevice
     from .core.device import Device as Device
     from .core.device import Kind as Kind
     from .core.errors import AccessDenied as AccessDenied

@@ -56,7 +56,8 @@ async def _supervise(supervisor: Supervisor, ready: int | None) -> int:
                 children = await running.start(supervisor.run)
                 failures = describe_failures(children)
                 if ready is None:
-                    _greet(supervisor.tree.root, children, failures)
+                    # In a thread: it lists the containers, which may wait for this loop to hand on the answer to INIT.
+                    await trio.to_thread.run_sync(_greet, supervisor.tree.root, children, failures)
                 else:
                     _report(ready, failures, children)
                 status = EXIT_FAILED if failures else 0

@@ -60,6 +60,11 @@ class OpenDevice:
             return await way.request(request)
         return unmarshalled(request, await way.request(marshalled(request, self._marshal)), self._unmarshal)
 
+    @property
+    def lost(self) -> bool:
+        """Whether the provider's process ended, so that the device has to be opened anew."""
+        return self._way is not None and isinstance(self._way, _Channel) and self._way.lost
+
     def send_soon(self, request: Request, done: Callable[[Reply | LdmError], None]) -> None:
         """Send a request; `done` is called once, by another task, with the reply or the error."""
         way = self._checked()
@@ -102,6 +107,10 @@ class OpenDevice:
 class _Channel:
     def __init__(self, client: TrioClient, name: DeviceName, blocks: int) -> None:
         self._client, self._device, self._blocks = client, name.device, blocks
+
+    @property
+    def lost(self) -> bool:
+        return self._client.lost
 
     async def open(self, chain: tuple[str, ...]) -> _Channel:
         opened = await self._client.open(self._device, chain)

@@ -18,6 +18,7 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar
 
 import msgspec
@@ -103,31 +104,43 @@ def load(target: str) -> type[Provider]:
 
 
 def load_file(module_or_file: str) -> tuple[str, type[Provider]]:
-    """Import a module by name or a .py file by path; return its name and the one provider that it defines."""
+    """Import a module by name or a .py file by path; return its name and the one provider that it defines.
+
+    Raises `ConfigurationError` with the reason when that fails.
+    """
     path = Path(module_or_file)
-    if path.suffix == ".py" or "/" in module_or_file:
-        name = path.stem
-        spec = importlib.util.spec_from_file_location(name, path)
-        if spec is None or spec.loader is None or not path.is_file():
-            raise ConfigurationError(f"{module_or_file}: there is no such Python file")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        load_module: Callable[[], object] = lambda: spec.loader.exec_module(module)  # type: ignore[union-attr]  # noqa: E731
-    else:
-        name = module_or_file.rpartition(".")[2]
-        load_module = lambda: importlib.import_module(module_or_file)  # noqa: E731
     try:
-        module_ = load_module() or sys.modules[name]
+        if path.suffix == ".py" or "/" in module_or_file:
+            module = _import_file(path)
+            name = path.stem
+        else:
+            module = importlib.import_module(module_or_file)
+            name = module_or_file.rpartition(".")[2]
+    except ConfigurationError:
+        raise
     except Exception as error:
         raise ConfigurationError(f"{module_or_file} cannot be imported: {type(error).__name__}: {error}") from error
-    providers = [
-        value for value in vars(module_).values()
-        if inspect.isclass(value) and issubclass(value, Provider) and value.__module__ == module_.__name__  # type: ignore[attr-defined]
-    ]  # fmt: skip
+    own = [value for value in vars(module).values() if getattr(value, "__module__", None) == module.__name__]
+    providers = [value for value in own if inspect.isclass(value) and issubclass(value, Provider)]
     if len(providers) != 1:
         names = ", ".join(provider.__name__ for provider in providers) or "none"
         raise ConfigurationError(f"{module_or_file}: one subclass of ldmfs.Provider is expected, it has: {names}")
     return name, providers[0]
+
+
+def _import_file(path: Path) -> ModuleType:
+    """Import a file under a name of its own: that of the file may be a module's that it imports."""
+    name = f"ldmfs_file_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise ConfigurationError(f"{path}: there is no such Python file")
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
 
 
 def configure(provider: type[Provider], container: Container, plug_in: PlugIn) -> Provider:

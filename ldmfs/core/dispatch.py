@@ -111,6 +111,9 @@ class Dispatch:
             if consumer.closing or request.type not in device.accepts:
                 raise self._refusal(consumer, request)
             return as_reply(device.request_handler(consumer.id, request))
+        except GeneratorExit as error:  # the handler's own: there is no coroutine here that could be closed
+            consumer.errors += 1
+            raise self._error(RuntimeError(repr(error)), device, "request") from error
         except BaseException as error:
             consumer.errors += 1
             raise self._error(error, device, "request") from None

@@ -73,7 +73,7 @@ class KeptReplies:
 
     def forget_device(self, device: int) -> None:
         """Forget the replies of a device that was destroyed."""
-        for key in [key for key in tuple(self._kept) if key[0] == device]:  # a copy: this may be another thread
+        for key in [key for key in self._kept if key[0] == device]:
             self._drop(key)
 
     def expire(self) -> None:

@@ -43,8 +43,7 @@ class _Now:
 
     __slots__ = ()
 
-    def __await__(self) -> Generator[Any, Any, None]:
-        return iter(())  # type: ignore[return-value]
+    __await__ = ().__iter__
 
 
 NOW = _Now()
@@ -66,11 +65,11 @@ class BargingLock:
         if self.held:
             return self._acquire()
         self.held = True
-        return NOW
+        return NOW  # type: ignore[return-value]
 
     def __aexit__(self, *exc: object) -> Awaitable[None]:
         self.held = False
-        return NOW
+        return NOW  # type: ignore[return-value]
 
     async def _acquire(self) -> None:
         while self.held:
@@ -135,8 +134,9 @@ def _sender(coroutine: Coroutine[Any, Any, Any], value: Any) -> Callable[[], Any
 class _Reader:
     """Waits for the session's descriptor, and puts the kernel's in its place once INIT is answered."""
 
-    def __init__(self, take_over: int | None) -> None:
+    def __init__(self, take_over: int | None, on_init: Callable[[], object] = lambda: None) -> None:
         self.take_over = take_over
+        self.on_init = on_init
         self.poller: select.poll | None = None
         self.waits = 0
 
@@ -151,8 +151,9 @@ class _Reader:
             os.close(self.take_over)
             os.set_blocking(fd, False)
             self.take_over = None
+            self.on_init()
         if self.waits % FAIR_TURNS and self.poller.poll(0):
-            return NOW
+            return NOW  # type: ignore[return-value]
         return trio.lowlevel.wait_readable(fd)  # noqa: ASYNC105 - pyfuse3 awaits it
 
 
@@ -174,15 +175,9 @@ class _ReaderNursery:
                     raise
 
 
-class _Seam(types.ModuleType):
-    """A module that has some names of its own and finds the others in `behind`."""
-
-    def __init__(self, behind: types.ModuleType, **names: object) -> None:
-        super().__init__(behind.__name__)
-        self.__dict__.update(names, _behind=behind)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["_behind"], name)
+def _seam(behind: types.ModuleType, **names: object) -> types.SimpleNamespace:
+    """Return the names of a module with some replaced.  No module with `__getattr__`: that would slow each look-up."""
+    return types.SimpleNamespace(**{**{name: getattr(behind, name) for name in dir(behind)}, **names})
 
 
 class _OpenNursery:
@@ -196,13 +191,16 @@ class _OpenNursery:
         return await self._manager.__aexit__(*exc)
 
 
-def install(take_over: int | None = None) -> None:
+def install(take_over: int | None = None, on_init: Callable[[], object] = lambda: None) -> None:
     """Give pyfuse3 the lean loop; `take_over` is the kernel's descriptor, for a session that starts on a replayed INIT.
+
+    `on_init` is called once, when INIT has been answered.
 
     To be called before `pyfuse3.main`; `uninstall` undoes it.
     """
-    lowlevel = _Seam(trio.lowlevel, wait_readable=_Reader(take_over).wait_readable)
-    seam = _Seam(trio, lowlevel=lowlevel, Lock=BargingLock, open_nursery=_OpenNursery)
+    reader = _Reader(take_over, on_init)
+    lowlevel = _seam(trio.lowlevel, wait_readable=reader.wait_readable)
+    seam = _seam(trio, lowlevel=lowlevel, Lock=BargingLock, open_nursery=_OpenNursery)
     pyfuse3.trio = seam  # type: ignore[attr-defined]
 
 

@@ -17,11 +17,12 @@ import pyfuse3
 import trio
 from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FUSEError, InodeT, RequestContext, SetattrFields
 
-from ..core.device import MAX_NAME, Kind, LogicalDevice
+from ..core.device import MAX_NAME, Consumer, Execution, Kind, LogicalDevice, Peer
 from ..core.dispatch import Dispatch
 from ..core.errors import InvalidRequest, LdmError, NameTooLong, NoSuchDevice, NotPermitted, StaleHandle
 from ..core.kept import KeptReplies
 from ..core.registry import ROOT_ID, Registry
+from . import signals
 from .files import BlockFile, Data, MessageFile, open_file, peer_of
 from .lean import inline
 from .waiting import Watch
@@ -76,6 +77,7 @@ class Operations(pyfuse3.Operations):
         self._files: dict[int, MessageFile | BlockFile] = {}
         self._listings: dict[int, list[LogicalDevice]] = {}
         self._last_listing = 0
+        self._token = trio.lowlevel.current_trio_token()
         registry.observers.append(self._changed)
 
     def detach(self) -> None:
@@ -132,10 +134,40 @@ class Operations(pyfuse3.Operations):
         return await self._open(device, flags, ctx)
 
     async def _open(self, device: LogicalDevice, flags: int, ctx: RequestContext) -> FileInfo:
-        consumer = await self.dispatch.open(device, peer_of(ctx))
+        peer = peer_of(ctx)
+        if device.open_execution is Execution.INLINE:
+            consumer = await self.dispatch.open(device, peer)
+        else:
+            consumer = await self._open_slowly(device, peer, ctx.pid)
         self._files[consumer.id] = open_file(self, consumer, flags)
         message = device.kind is Kind.MESSAGE
         return FileInfo(fh=FileHandleT(consumer.id), direct_io=True, keep_cache=False, nonseekable=message)
+
+    async def _open_slowly(self, device: LogicalDevice, peer: Peer, tid: int) -> Consumer:
+        """Run an open handler that may wait, as long as thread `tid` wants to wait for it."""
+        done, scope = trio.Event(), trio.CancelScope()
+        outcome: list[Consumer | LdmError] = []
+
+        async def run() -> None:
+            with scope:
+                try:
+                    outcome.append(await self.dispatch.open(device, peer))
+                except LdmError as error:
+                    outcome.append(error)
+            done.set()
+
+        self.nursery.start_soon(run)
+        try:
+            await self.watch.wait(done, functools.partial(signals.pending, tid))
+        except LdmError:
+            scope.cancel()
+            with trio.CancelScope(shield=True):
+                await done.wait()
+            if not outcome:
+                raise
+        if isinstance(outcome[0], LdmError):
+            raise outcome[0]
+        return outcome[0]
 
     @operation
     async def create(
@@ -317,7 +349,7 @@ class Operations(pyfuse3.Operations):
     def _changed(self, device: LogicalDevice, created: bool) -> None:
         """Make the kernel forget a name that is gone.  Not in here: it would wait for the operation that is running."""
         if not created:
-            self.kept.forget_device(device.id)
+            self._token.run_sync_soon(self.kept.forget_device, device.id)
             pyfuse3.invalidate_entry_async(
                 InodeT(ROOT_ID), pyfuse3.FileNameT(device.name.encode()), deleted=InodeT(device.id), ignore_enoent=True
             )

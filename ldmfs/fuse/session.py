@@ -30,13 +30,16 @@ async def serve(
     body is cancelled when the kernel ends the connection (an unmount, an abort).  pyfuse3's session is global, so
     there is one at a time in a process.
     """
-    lean.install(take_over)
+    initialised = trio.Event()
+    lean.install(take_over, initialised.set)
     try:
         async with trio.open_nursery() as nursery:
             operations = Operations(registry, dispatch, nursery)
             pyfuse3.init(operations, f"/dev/fd/{fd}", set())
             try:
                 nursery.start_soon(_main, nursery.cancel_scope)
+                if take_over is not None:
+                    await initialised.wait()
                 yield operations
             finally:
                 nursery.cancel_scope.cancel()

@@ -1,7 +1,7 @@
 """The container `system`, which is the supervisor itself: `containers`, `graph`, `graph.dot`, `control`.
 
     cat /ldm/system/containers                      the containers and how they are, a line each
-    cat /ldm/system/graph                           containers, devices, consumers and their relations, as JSON
+    cat /ldm/system/graph                           containers, devices, consumers and who consumes whom, as JSON
     cat /ldm/system/graph.dot                       the same for Graphviz
     echo 'restart text' > /ldm/system/control       also: start NAME, stop NAME, shutdown
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Protocol
 
 import msgspec
@@ -139,7 +139,19 @@ async def describe(supervision: Supervision) -> dict[str, Any]:
         for device in entry["devices"]:
             for consumer in device["consumers"]:
                 consumer["container"] = consumer["container"] or by_pid.get(consumer["pid"])
-    return {"containers": described}
+    return {"containers": described, "relations": list(_relations(described))}
+
+
+def _relations(containers: list[dict[str, Any]]) -> Iterator[dict[str, str]]:
+    """Yield which device consumes which: the last of the chain on whose behalf it was opened."""
+    seen = set()
+    for container in containers:
+        for device in container["devices"]:
+            name = f"{container['name']}/{device['name']}"
+            for consumer in device["consumers"]:
+                if consumer["chain"] and (consumer["chain"][-1], name) not in seen:
+                    seen.add((consumer["chain"][-1], name))
+                    yield {"consumer": consumer["chain"][-1], "device": name}
 
 
 def _own_status(supervision: Supervision) -> dict[str, Any]:
@@ -166,7 +178,8 @@ def dot(graph: dict[str, Any]) -> str:
     for container in graph["containers"]:
         for device in container["devices"]:
             for consumer in device["consumers"]:
-                source = consumer["container"] or f"process {consumer['pid']}"
+                chain = consumer["chain"]
+                source = chain[-1] if chain else consumer["container"] or f"process {consumer['pid']}"
                 lines.append(f"  {_quote(source)} -> {_quote(container['name'] + '/' + device['name'])};")
     return "\n".join([*lines, "}\n"])
 

@@ -551,6 +551,7 @@ async def test_kept_replies_end_with_their_device() -> None:
         await box.operations.release(handle)
         assert len(box.operations.kept) == 1
         box.container.destroy_device("d")
+        await trio.testing.wait_all_tasks_blocked()
         assert len(box.operations.kept) == 0
 
 

@@ -1,0 +1,10 @@
+"""The benchmark: `python -m bench` measures everything in one run, side by side.
+
+    round_trip      one request and its reply, against plain pyfuse3, mfusepy and C libfuse
+    throughput      requests per second over several containers
+    idle            memory and start time of a container that does nothing
+    scale           what a request costs with many devices and many open handles
+
+Each of these modules has a `measure(setup)` that returns a `report.Section`.  `consumer.py` is the program that sends
+the requests, `servers.py` starts and ends what answers them.
+"""

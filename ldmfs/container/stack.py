@@ -1,0 +1,72 @@
+"""Stacks: a device that consumes other devices, in its own container or in others.
+
+    line    x -> y -> a          x's provider has a `Lower` for y/y, y's one for a/a
+    tree    x -> y, x -> a       x's provider has a `Lower` for each
+
+A lower device is opened once for each consumer of the upper one, when that opens it, with the chain of devices on whose
+behalf it is opened.  So the container that closes a cycle sees its own device in the chain, and refuses with ELOOP.
+"""
+
+from __future__ import annotations
+
+from ..consumer import aio
+from ..core.errors import LdmError
+from ..core.request import Reply, Request
+from .host import Container
+
+
+class Lower:
+    """A device `name`, as `container/device`, that the device `upper` of `container` consumes."""
+
+    def __init__(self, container: Container, upper: str, name: str) -> None:
+        self.name = name
+        self._container = container
+        self._upper = upper
+        self._open: dict[int, aio.OpenDevice] = {}
+
+    async def open(self, consumer_id: int) -> None:
+        """Open the lower device for a consumer of the upper one.
+
+        Raises what that is refused with, `DeviceLoop` where it would close a cycle; cancelled, nothing is open.
+        """
+        peer = self._container.registry.consumer(consumer_id).peer
+        chain = (*peer.chain, f"{self._container.name}/{self._upper}")
+        self._open[consumer_id] = await aio.open_device(self.name, root=self._container.root, chain=chain)
+
+    async def send(self, consumer_id: int, request: Request) -> Reply:
+        """Send a request on behalf of a consumer of the upper device: `request.forward()` of what came from it.
+
+        Raises `ProviderDied` when the lower provider ends meanwhile; the next request opens the device anew.
+        """
+        device = self._open[consumer_id]
+        if device.lost:
+            await self.close(consumer_id)
+            await self.open(consumer_id)
+            device = self._open[consumer_id]
+        return await device.send(request)
+
+    async def close(self, consumer_id: int) -> None:
+        """Close the lower device for a consumer of the upper one; nothing is done where it is not open."""
+        device = self._open.pop(consumer_id, None)
+        if device is not None:
+            await device.close()
+
+
+class StackedDevice:
+    """The open and close handlers of a device with lower ones: mix it in before `Device`, and set `lowers`."""
+
+    lowers: tuple[Lower, ...] = ()
+
+    async def open(self, consumer_id: int) -> None:
+        """Open each lower device; when one refuses, none stays open."""
+        try:
+            for lower in self.lowers:
+                await lower.open(consumer_id)
+        except LdmError:
+            await self.close(consumer_id)
+            raise
+
+    async def close(self, consumer_id: int) -> None:
+        """Close each lower device."""
+        for lower in self.lowers:
+            await lower.close(consumer_id)
