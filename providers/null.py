@@ -43,7 +43,7 @@ class Echo(Device):
 
     def request(self, consumer_id: int, request: Request) -> Reply:
         """Return the input area, and the object, as they came."""
-        return Reply(bytes(request.data), bytes(request.metadata), request.object)
+        return Reply(request.data, request.metadata, request.object)
 
 
 class Zero(Device):

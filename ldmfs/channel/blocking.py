@@ -7,6 +7,7 @@ reads for others it hands over.  Completion handlers run in a thread of their ow
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import select
@@ -16,20 +17,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import LdmError, NotServed
+from ..core.errors import LdmError, NotServed, ProviderDied
 from ..core.events import Limits, Opened
 from ..core.request import Reply, Request
-from ..core.wire import Frames
 from .address import address
-from .client import Client, Outcome, Waiter, raise_error
-from .memory import SharedArena
+from .client import Client, Outcome, Prepared, Waiter, raise_error
 
 log = logging.getLogger("ldmfs.consumer")
 
 LINGER_SECONDS = 1.0
 """How long the thread of the completion handlers waits for a next one before it ends."""
 
-Prepare = Callable[[Waiter], tuple[int, Frames, list[SharedArena]]]
+NOTHING = Reply()
 Completion = Callable[[Any, Reply | LdmError], object]
 
 
@@ -48,40 +47,31 @@ def connect(path: Path) -> socket.socket:
     return sock
 
 
-class _Client(Client):
-    def leave(self, frames: Frames) -> None:
-        """Send frames; their number is small against the socket's room, and the other side reads."""
-        self.send_all(frames, [])
-
-    def send_all(self, frames: Frames, arenas: list[SharedArena]) -> None:
-        """Send frames, and take what comes while the socket is full: the other side may wait for that."""
-        while sent := self.send_now(frames, arenas, socket.MSG_DONTWAIT):
-            frames = frames[sent:]
-            if not frames:
-                return
-        while frames and not self.lost:
-            poller = select.poll()
-            poller.register(self.socket, select.POLLIN | select.POLLOUT)
-            (_, ready), *_ = poller.poll()
-            if ready & select.POLLIN and (size := self.receive(socket.MSG_DONTWAIT)) >= 0:
-                self.take(size)
-            frames = frames[self.send_now(frames, arenas, socket.MSG_DONTWAIT) :]
-
-
 class BlockingClient:
-    """A connection to one container, for any number of threads."""
+    """A connection to one container, for any number of threads.
+
+    `_lock` guards all state, the client's too; it is never held in a system call that waits.  `_leader` is the waiter
+    whose thread reads the socket.  Each thread that leaves frames in the outbox pushes them out while it waits for its
+    answer; who leaves without one (an interrupt, `request_soon`) leaves that to the thread of the completion handlers.
+    """
 
     def __init__(self, sock: socket.socket, own_container: str = "", limits: Limits | None = None) -> None:
-        self._client = _Client(sock, own_container, limits)
-        self._changed = threading.Condition(threading.Lock())
-        self._leading = False
+        self._client = Client(sock, own_container, limits)
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._leader: Waiter | None = None
+        self._followers = 0
+        self._pushing = 0
+        self._taking = False
         self._completed: list[tuple[Completion, Any, Outcome]] = []
         self._expected = 0
+        self._due: Waiter | None = None
         self._thread: threading.Thread | None = None
-        self._client.send_all(self._client.machine.hello(), [])
-        self._lead(lambda: self._client.greeted or self._client.lost)
-        if self._client.lost:
-            raise NotServed("the container went away while it was greeted")
+        self._client.drained = self._drained
+        try:
+            self._call(self._client.greet)
+        except LdmError as error:
+            raise NotServed(f"the container went away while it was greeted: {error}") from None
 
     @property
     def lost(self) -> bool:
@@ -90,19 +80,22 @@ class BlockingClient:
 
     def open(self, device: str, chain: tuple[str, ...]) -> Opened:
         """Open a device; raises what the provider refuses it with."""
-        opened: Opened = self._call(lambda waiter: (*self._client.open(device, chain, waiter), []))
+        opened: Opened = self._call(self._client.open, device, chain)
         return opened
 
     def close(self, consumer_id: int) -> None:
         """Close a device; returns when its close handler has run, or the provider is gone."""
         with contextlib.suppress(LdmError):
-            self._call(lambda waiter: (*self._client.close(consumer_id, waiter), []))
+            self._call(self._client.close, consumer_id)
 
     def request(self, consumer_id: int, device: str, request: Request, blocks: int) -> Reply:
         """Send a request and wait for the reply; raises its error.  KeyboardInterrupt cancels it."""
-        client = self._client
-        reply: Reply = self._call(lambda waiter: client.request(consumer_id, device, request, waiter, blocks))
+        reply: Reply = self._call(self._client.request, consumer_id, device, blocks, request)
         return reply
+
+    def requests(self, consumer_id: int, device: str, blocks: int) -> Callable[[Request], Reply]:
+        """Return what sends requests to one device, as `request` does."""
+        return functools.partial(self._call, self._client.request, consumer_id, device, blocks)
 
     def request_soon(
         self, consumer_id: int, device: str, request: Request, blocks: int, handler: Completion, context: Any
@@ -116,78 +109,204 @@ class BlockingClient:
             assert waiter.outcome is not None
             self._expected -= 1
             self._completed.append((handler, context, waiter.outcome))
-            self._changed.notify_all()
+            self._end_due(waiter.outcome)
 
-        with self._changed:
+        with self._lock:
             waiter = Waiter(completed)
-            _, frames, arenas = self._client.request(consumer_id, device, request, waiter, blocks)
+            _, frames, arenas = self._client.request(consumer_id, device, blocks, request, waiter)
             self._expected += 1
-            self._client.send_all(frames, arenas)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._complete, name="ldmfs-completions", daemon=True)
-                self._thread.start()
-            self._changed.notify_all()
+            self._client.send(frames, arenas)
+            self._need_thread()
 
     def aclose(self) -> None:
         """End the connection: whatever is outstanding ends with an error."""
-        with self._changed:
+        with self._lock:
             self._client.lose(NotServed("the connection was closed"))
             self._changed.notify_all()
-        if not self._leading:
-            self._client.socket.close()
+            self._close_if_lost()
 
     def detach(self) -> None:
         """Forget the connection, in a process that was forked."""
         self._client.socket.close()
 
-    def _call(self, prepare: Prepare) -> Any:
-        waiter = Waiter(self._wake)
-        with self._changed:
-            id, frames, arenas = prepare(waiter)
-            self._client.send_all(frames, arenas)
+    # -- waiting
+
+    def _call(self, prepare: Callable[..., Prepared], *args: Any) -> Any:
+        """Ask, wait for the answer, and return it or raise the error that it is.
+
+        The usual case, in which nobody else waits, is kept in this one function, since a call costs as much as a lock.
+        """
+        waiter, client, lock, id = Waiter(), self._client, self._lock, 0
         try:
-            self._lead(lambda: waiter.outcome is not None)
+            with lock:
+                id, frames, arenas = prepare(*args, waiter)
+                client.send(frames, arenas)
+                if self._leader is None:
+                    self._leader = waiter
+            if self._leader is not waiter:
+                self._follow(waiter)
+            outcome, buffer = waiter.outcome, client.buffer
+            while outcome is None:
+                if client.outbox:
+                    outcome = self._exchange(waiter)
+                    continue
+                try:
+                    size = client.receive_into(buffer)
+                except OSError:
+                    size = 0
+                with lock:
+                    self._taking = True
+                    client.take(size)
+                    buffer[0] = 0
+                    self._taking = False
+                    outcome = waiter.outcome
+                    if outcome is not None or not size:
+                        self._resign()
+                        break
         except BaseException:
-            with self._changed, contextlib.suppress(ValueError):
-                self._client.send_all(self._client.machine.cancel(id), [])
+            self._interrupted(waiter, id)
             raise
-        assert waiter.outcome is not None
-        return raise_error(waiter.outcome)
+        finally:
+            if self._leader is waiter:
+                with lock:
+                    self._resign()
+        if type(outcome) is Reply:
+            return outcome
+        return raise_error(outcome or ProviderDied("the connection is lost"))
 
     def _wake(self, _waiter: Waiter) -> None:
+        if self._followers:
+            self._changed.notify_all()
+
+    def _interrupted(self, waiter: Waiter, id: int) -> None:
+        """Cancel what `_call` was interrupted in; make good a packet that was received and not taken, or by half.
+
+        The first byte of the buffer, the frame's kind, is 0 whenever there is no packet to be taken.
+        """
+        client = self._client
+        with self._lock:
+            if self._leader is waiter:
+                taking, self._taking = self._taking, False
+                if taking and (self._followers or self._expected):  # the packet may have been theirs
+                    client.lose(ProviderDied("the connection was given up, interrupted while a reply was taken"))
+                elif client.buffer[0] and not taking:
+                    client.take(client.size_received())
+                client.buffer[0] = 0
+            with contextlib.suppress(ValueError):
+                client.leave(client.machine.cancel(id))
+            if client.outbox:
+                self._need_thread()
+
+    def _exchange(self, waiter: Waiter) -> Outcome | None:
+        """Push frames out, and take what comes while the socket is full: the other side may wait for that.
+
+        Return the waiter's outcome, if it has one by then.
+        """
+        client = self._client
+        poller = select.poll()
+        poller.register(client.socket, select.POLLIN | select.POLLOUT)
+        while client.outbox:
+            ((_, ready),) = poller.poll()
+            size = client.receive(socket.MSG_DONTWAIT) if ready & ~select.POLLOUT else -1
+            with self._lock:
+                if size >= 0:
+                    self._taking = True
+                    client.take(size)
+                    client.buffer[0] = 0
+                    self._taking = False
+                client.flush()
+        return waiter.outcome
+
+    def _follow(self, waiter: Waiter) -> None:
+        """Return when the waiter has its outcome or has become the leader; push frames out meanwhile."""
+        while True:
+            with self._lock:
+                if waiter.outcome is not None:
+                    return
+                if self._leader is None:
+                    self._leader = waiter
+                    return
+                waiter.done = self._wake
+                if not self._client.outbox:
+                    self._wait()
+                    continue
+                self._pushing += 1
+            self._push()
+
+    def _push(self) -> None:
+        """Wait for room in the socket, which another thread reads, and send."""
+        try:
+            poller = select.poll()
+            poller.register(self._client.socket, select.POLLOUT)
+            poller.poll()
+        finally:
+            with self._lock:
+                self._pushing -= 1
+                self._client.flush()
+                self._close_if_lost()
+
+    def _drained(self) -> None:
+        """Let the thread of the completion handlers go where it only had to push frames out."""
+        if not self._expected:
+            self._end_due(NOTHING)
+
+    def _wait(self, seconds: float | None = None) -> None:
+        self._followers += 1
+        try:
+            self._changed.wait(seconds)
+        finally:
+            self._followers -= 1
+
+    def _resign(self) -> None:
+        """Leave the reading to another: one of the followers, or the next who asks."""
+        self._leader = None
+        if self._followers:
+            self._changed.notify_all()
+        if self._client.outbox:
+            self._need_thread()
+        if self._client.lost:
+            self._close_if_lost()
+
+    def _close_if_lost(self) -> None:
+        if self._client.lost and self._leader is None and not self._pushing:
+            self._client.socket.close()
+
+    # -- the thread of the completion handlers
+
+    def _need_thread(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._complete, name="ldmfs-completions", daemon=True)
+            self._thread.start()
         self._changed.notify_all()
 
-    def _lead(self, enough: Callable[[], bool]) -> None:
-        """Return when `enough`, reading the socket meanwhile if nobody else does."""
-        with self._changed:
-            while self._leading and not enough():
-                self._changed.wait()
-            if enough():
-                return
-            self._leading = True
-        try:
-            while not enough():
-                size = self._client.receive()
-                with self._changed:
-                    self._client.take(size)
-        finally:
-            with self._changed:
-                self._leading = False
-                self._changed.notify_all()
+    def _end_due(self, outcome: Outcome) -> None:
+        if self._due is not None:
+            self._due.end(outcome)
 
     def _complete(self) -> None:
         while True:
-            with self._changed:
-                if not self._expected and not self._completed:
-                    self._changed.wait(LINGER_SECONDS)
-                if not self._expected and not self._completed:
+            with self._lock:
+                if not self._has_work():
+                    self._wait(LINGER_SECONDS)
+                if not self._has_work():
                     self._thread = None
                     return
-            self._lead(lambda: bool(self._completed))
-            with self._changed:
                 completed, self._completed = self._completed, []
+            if not completed:
+                with contextlib.suppress(LdmError):
+                    self._call(self._wait_for_any)
             for handler, context, outcome in completed:
                 run_handler(handler, context, outcome)
+
+    def _has_work(self) -> bool:
+        return bool(self._completed or self._expected or self._client.outbox)
+
+    def _wait_for_any(self, waiter: Waiter) -> Prepared:
+        """Ask nothing: the waiter's outcome is that of the next request with a completion handler."""
+        self._due = waiter
+        if self._completed or not self._has_work():
+            waiter.end(NOTHING)
+        return 0, (), []
 
 
 def run_handler(handler: Completion, context: Any, outcome: Any) -> None:

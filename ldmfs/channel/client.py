@@ -10,40 +10,47 @@ import array
 import contextlib
 import socket
 import weakref
+from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
+
+import msgspec
 
 from ..core.blocks import ArenaExhausted, Block, Chain
+from ..core.channel import Header
 from ..core.consumer_connection import ConsumerConnection
 from ..core.errors import LdmError, ProtocolError, ProviderDied, QueueFull
-from ..core.events import ArenaGone, Closed, Failed, Greeted, Limits, Opened, PeerFailed, Released, Replied
+from ..core.events import ArenaGone, Closed, Failed, Greeted, Limits, Opened, PeerFailed, Released, Replied, State
 from ..core.request import Reply, Request
-from ..core.wire import Frames, Limit
+from ..core.wire import HEADER, MAX_INLINE, Frames, Limit, unpack
 from .memory import LARGE, Place, Pool, ReplyPlace, SharedArena
 
 CHAIN_BLOCKS = 8
 """Parameter blocks that a request's chain gets where its consumer says nothing else."""
 
-Outcome = Reply | Opened | Closed | LdmError
+Outcome: TypeAlias = Reply | Opened | Closed | Greeted | LdmError
+Prepared: TypeAlias = tuple[int, Frames, "list[SharedArena]"]
+"""The id of what is asked, the frames that ask it, and the arena that goes with the first of them, if any."""
+
+_CLOSED = State.CLOSED
+_NOW = socket.MSG_DONTWAIT
 
 
-class Waiter:
-    """Who waits for an answer: `done` is called once, with the outcome set."""
+class Waiter(msgspec.Struct, eq=False):
+    """Who waits for an answer: `done`, if there is one, is called once, with the outcome set."""
 
-    __slots__ = ("block", "chain", "done", "outcome", "shared")
-
-    def __init__(self, done: Callable[[Waiter], None]) -> None:
-        self.done = done
-        self.outcome: Outcome | None = None
-        self.shared: SharedArena | None = None
-        self.chain: Chain | None = None
-        self.block: Block | None = None
+    done: Callable[[Waiter], None] | None = None
+    outcome: Outcome | None = None
+    shared: SharedArena | None = None
+    chain: Chain | None = None
+    block: Block | None = None
 
     def end(self, outcome: Outcome) -> None:
         """Set the outcome, once."""
         if self.outcome is None:
             self.outcome = outcome
-            self.done(self)
+            if self.done is not None:
+                self.done(self)
 
 
 class Client:
@@ -51,49 +58,54 @@ class Client:
 
     def __init__(self, sock: socket.socket, own_container: str = "", limits: Limits | None = None) -> None:
         self.socket = sock
+        self.receive_into = sock.recv_into
         self.machine = ConsumerConnection(own_container, *([limits] if limits else []))
         self.pool = Pool()
-        self.greeted = False
-        self._buffer = bytearray(Limit.MAX_FRAME)
-        self._view = memoryview(self._buffer)
+        self.outbox: deque[tuple[bytes, SharedArena | None]] = deque()
+        """Frames that the socket had no room for, each with the arena whose descriptor goes with it."""
+        self.buffer = bytearray(Limit.MAX_FRAME)
+        self._view = memoryview(self.buffer)
+        self.drained: Callable[[], None] | None = None
+        """Called when the outbox has become empty."""
+        self._greeting: Waiter | None = None
         self._arenas: dict[SharedArena, int] = {}
 
     @property
     def lost(self) -> bool:
         """Whether the connection is at its end."""
-        return self.machine.state.value == "closed"
+        return self.machine.state is _CLOSED
 
     # -- out
 
-    def open(self, device: str, chain: tuple[str, ...], waiter: Waiter) -> tuple[int, Frames]:
+    def greet(self, waiter: Waiter) -> Prepared:
+        """Return the frames that begin the connection."""
+        self._greeting = waiter
+        return 0, self.machine.hello(), []
+
+    def open(self, device: str, chain: tuple[str, ...], waiter: Waiter) -> Prepared:
         """Return the frames that open a device."""
-        return self.machine.open(device, chain, waiter)
+        return *self.machine.open(device, chain, waiter), []
 
-    def close(self, consumer_id: int, waiter: Waiter) -> tuple[int, Frames]:
+    def close(self, consumer_id: int, waiter: Waiter) -> Prepared:
         """Return the frames that close a device."""
-        return self.machine.close(consumer_id, waiter)
+        return *self.machine.close(consumer_id, waiter), []
 
-    def request(
-        self, consumer_id: int, device: str, request: Request, waiter: Waiter, blocks: int
-    ) -> tuple[int, Frames, list[SharedArena]]:
+    def request(self, consumer_id: int, device: str, blocks: int, request: Request, waiter: Waiter) -> Prepared:
         """Return the frames that send a request, and the arenas that go with them; `blocks` 0 lets it travel inline.
 
         Large data goes through shared memory, and inline where there is none to be had.
         """
-        size = len(request.data)
-        place: Place | None = request.place
-        if blocks and (place is not None or size >= LARGE or request.length >= LARGE):
+        data = request.data
+        if blocks and (len(data) >= LARGE or request.length >= LARGE or request.place is not None):
             with contextlib.suppress(ArenaExhausted, QueueFull):
                 return self._in_block(consumer_id, device, request, waiter, blocks)
         id, frames = self.machine.request(
-            consumer_id, request.type, request.data, request.metadata, offset=request.offset, length=request.length,
+            consumer_id, request.type, data, request.metadata, offset=request.offset, length=request.length,
             context=waiter,
         )  # fmt: skip
         return id, frames, []
 
-    def _in_block(
-        self, consumer_id: int, device: str, request: Request, waiter: Waiter, blocks: int
-    ) -> tuple[int, Frames, list[SharedArena]]:
+    def _in_block(self, consumer_id: int, device: str, request: Request, waiter: Waiter, blocks: int) -> Prepared:
         place: Place | None = request.place
         if place is not None:
             shared, chain, extent, lend = place.shared, place.chain, place.data, (place.block.blocks - 1) // 2
@@ -122,39 +134,61 @@ class Client:
         self._arenas[shared], frames = self.machine.arena(shared.size, shared.blocks)
         return self._arenas[shared], frames
 
-    def send_now(self, frames: Frames, arenas: list[SharedArena], flags: int = 0) -> int:
-        """Send frames without waiting where the socket says so; return how many were sent."""
-        sent = 0
-        for frame in frames:
+    def send(self, frames: Frames, arenas: list[SharedArena]) -> None:
+        """Send frames as far as the socket has room; the others wait in the outbox for `flush`."""
+        if len(frames) == 1 and not arenas and not self.outbox:
             try:
-                if arenas:
-                    fds = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [arenas[0].fd]))]
-                    self.socket.sendmsg([frame], fds, flags)
-                    arenas.pop()
-                else:
-                    self.socket.send(frame, flags)
+                self.socket.send(frames[0], _NOW)
+                return
             except BlockingIOError:
-                return sent
+                pass
             except OSError as error:
                 self.lose(ProviderDied(f"the connection is lost: {error.strerror}"))
-                return len(frames)
-            sent += 1
-        return sent
+                return
+        if not self.lost:
+            self.outbox.extend((frame, None) for frame in frames)
+            if arenas:
+                self.outbox[-len(frames)] = frames[0], arenas[0]
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what waits in the outbox, as far as the socket has room."""
+        outbox = self.outbox
+        try:
+            while outbox:
+                frame, shared = outbox[0]
+                if shared is None:
+                    self.socket.send(frame, _NOW)
+                else:
+                    fds = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [shared.fd]))]
+                    self.socket.sendmsg([frame], fds, _NOW)
+                outbox.popleft()
+            if self.drained is not None:
+                self.drained()
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            self.lose(ProviderDied(f"the connection is lost: {error.strerror}"))
 
     def leave(self, frames: Frames) -> None:
-        """Send frames that nobody waits to see sent; the clients say how."""
-        raise NotImplementedError
+        """Send frames that nobody waits to see sent."""
+        self.send(frames, [])
 
     # -- in
 
     def receive(self, flags: int = 0) -> int:
         """Receive one packet into the buffer, for `take`; return its bytes, -1 where a non-blocking socket has none."""
         try:
-            return self.socket.recv_into(self._buffer, 0, flags)
+            return self.socket.recv_into(self.buffer, 0, flags)
         except BlockingIOError:
             return -1
         except OSError:
             return 0
+
+    def size_received(self) -> int:
+        """Return the bytes of the packet in the buffer, as its header tells."""
+        header: Header = unpack(self.buffer)
+        return HEADER.size + min(header[8] + header[9], MAX_INLINE)
 
     def take(self, size: int) -> None:
         """Take the packet that `receive` got; 0 bytes are the end of the connection."""
@@ -167,7 +201,12 @@ class Client:
             self._refuse(error)
             return
         if type(event) is Replied:
-            event.context.end(self._reply(event) if event.in_block else event.reply)
+            waiter: Waiter = event.context
+            outcome = self._reply(event) if event.in_block else event.reply
+            if waiter.done is None and waiter.outcome is None:
+                waiter.outcome = outcome
+            else:
+                waiter.end(outcome)
         elif event is not None:
             self._take(event)
 
@@ -177,13 +216,13 @@ class Client:
                 self._free(event.context)
                 event.context.end(event.error)
             case Opened() if event.late:
-                self.leave(self.machine.close(event.consumer_id, Waiter(lambda _: None))[1])
+                self.leave(self.machine.close(event.consumer_id, Waiter())[1])
             case Opened() | Closed():
                 event.context.end(event)
             case Released():
                 self._free(event.context)
-            case Greeted():
-                self.greeted = True
+            case Greeted() if self._greeting is not None:
+                self._greeting.end(event)
             case ArenaGone():
                 for shared, arena in tuple(self._arenas.items()):
                     if arena == event.arena:
@@ -203,16 +242,22 @@ class Client:
             return error
         assert waiter.block.header is not None
         reply.place = ReplyPlace(waiter.shared, waiter.block.header.output)
-        weakref.finalize(reply.data, self._free, waiter)
+        # Not with the waiter, which holds the reply: its data would live as long as the finalizer.
+        weakref.finalize(reply.data, self._give_back, waiter.shared, waiter.chain, waiter.block).atexit = False
+        waiter.block = None
         return reply
 
     def _free(self, waiter: Waiter) -> None:
-        if waiter.block is None or waiter.chain is None or waiter.shared is None:
-            return
         block, waiter.block = waiter.block, None
-        waiter.chain.done(block)
-        if waiter.shared in self.pool.arenas:
-            self.pool.free(waiter.shared, waiter.chain)
+        if block is not None:
+            self._give_back(waiter.shared, waiter.chain, block)
+
+    def _give_back(self, shared: SharedArena | None, chain: Chain | None, block: Block) -> None:
+        assert shared is not None
+        assert chain is not None
+        chain.done(block)
+        if shared in self.pool.arenas:
+            self.pool.free(shared, chain)
 
     # -- the end
 
@@ -227,8 +272,11 @@ class Client:
         ended = self.machine.lost()
         with contextlib.suppress(OSError):
             self.socket.shutdown(socket.SHUT_RDWR)
+        if self._greeting is not None:
+            self._greeting.end(error)
         for waiter in ended.values():
             waiter.end(error)
+        self.outbox.clear()
         self._arenas.clear()
         self.pool.close()
 
@@ -239,6 +287,6 @@ class Client:
 
 def raise_error(outcome: Outcome) -> Any:
     """Return an outcome, or raise the error that it is."""
-    if isinstance(outcome, LdmError):
+    if type(outcome) is not Reply and isinstance(outcome, LdmError):
         raise outcome
     return outcome

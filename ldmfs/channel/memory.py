@@ -11,6 +11,7 @@ import fcntl
 import mmap
 import os
 import threading
+from collections import deque
 
 import msgspec
 
@@ -76,13 +77,17 @@ class SharedArena:
 class Place:
     """Where a request's data is, which blocks its provider may use, and where its output may go."""
 
-    __slots__ = ("block", "buffer", "chain", "data", "shared")
+    __slots__ = ("block", "buffer", "chain", "data", "input", "shared")
 
-    def __init__(self, shared: SharedArena, block: Block, chain: Chain, data: Extent | None) -> None:
+    def __init__(
+        self, shared: SharedArena, block: Block, chain: Chain, data: Extent | None, input: object = None
+    ) -> None:
         self.shared = shared
         self.block = block
         self.chain = chain
         self.data = data
+        self.input = input
+        """The request's data, a view of `data`."""
         self.buffer: memoryview | None = None
 
     def without_data(self) -> Place:
@@ -98,7 +103,9 @@ class Place:
         return self.buffer[:size]
 
     def extent_of(self, data: object) -> Extent | None:
-        """Return where `data` is if it begins at the output area that `output` lent, else None."""
+        """Return where `data` is if it is the request's, or begins at the output area that `output` lent, else None."""
+        if data is self.input and self.data is not None:
+            return self.data
         if (
             self.buffer is None
             or not isinstance(data, memoryview)
@@ -130,10 +137,12 @@ class Pool:
     def __init__(self) -> None:
         self.arenas: list[SharedArena] = []
         self._lock = threading.Lock()
+        self._freed: deque[tuple[SharedArena, Chain]] = deque()
 
     def allocate(self, blocks: int, input_size: int, output_size: int) -> tuple[SharedArena, Chain]:
         """Allocate a chain, in a new arena where the others have no room.  Raises `ArenaExhausted`."""
         with self._lock:
+            self._take_back()
             for shared in self.arenas:
                 with contextlib.suppress(ArenaExhausted):
                     return shared, self._own(shared).allocate(blocks, input_size, output_size)
@@ -149,8 +158,12 @@ class Pool:
             return shared, self._own(shared).allocate(blocks, input_size, output_size)
 
     def free(self, shared: SharedArena, chain: Chain) -> None:
-        """Take back a chain."""
-        with self._lock:
+        """Take back a chain: at the next `allocate`, since the garbage collector may call this within one."""
+        self._freed.append((shared, chain))
+
+    def _take_back(self) -> None:
+        while self._freed:
+            shared, chain = self._freed.popleft()
             if shared in self.arenas:
                 self._own(shared).free(chain)
 

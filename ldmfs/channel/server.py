@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import ctypes
 import logging
 import os
 import socket
@@ -22,7 +23,7 @@ import trio
 
 from ..core.blocks import ArenaExhausted
 from ..core.channel import refuse_cycle
-from ..core.device import Consumer, Execution, LogicalDevice, Peer
+from ..core.device import Consumer, Execution, Kind, LogicalDevice, Peer
 from ..core.dispatch import Dispatch, cancelled_error
 from ..core.errors import (
     AccessDenied,
@@ -54,13 +55,22 @@ log = logging.getLogger("ldmfs.channel")
 FAIR_TURNS = 64
 """Packets taken in a row before other tasks have their turn."""
 
+ALONE_TURNS = 16
+"""Packets after which a consumer that waits for each reply is looked at again: has it begun to send several?"""
+
 MAX_DESCRIPTORS = 8
 """Room for descriptors with a packet; an ARENA comes with one, and what is too many ends the connection."""
 
 SO_PEERGROUPS = 59
 """Socket option that tells a peer's supplementary groups (`include/uapi/asm-generic/socket.h`)."""
 
+MAX_GROUPS = 65536
+"""Groups that one process can be in (`NGROUPS_MAX`)."""
+
+_BLOCK, _INLINE, _NON_STANDARD = Kind.BLOCK, Execution.INLINE, RequestType.NON_STANDARD
 _WRITING = frozenset(RequestType) - {RequestType.READ}
+
+_libc = ctypes.CDLL(None)
 
 
 async def serve(listener: socket.socket, registry: Registry, dispatch: Dispatch) -> None:
@@ -91,8 +101,12 @@ class Connection:
         self._peer, self._groups = _credentials(sock)
         self._arenas: dict[int, SharedArena] = {}
         self._consumers: dict[int, Consumer] = {}
+        self._types: dict[int, frozenset[RequestType]] = {}
+        """The types of requests that each consumer may send, decided when it opened the device, as for a file."""
         self._cancels: dict[int, Callable[[], None]] = {}
         self._outbox: deque[bytes] = deque()
+        self._flushed = trio.Event()
+        """Set when the outbox is empty again; a new one whenever it fills."""
         self._buffer = bytearray(Limit.MAX_FRAME)
         self._ancillary_room = socket.CMSG_SPACE(MAX_DESCRIPTORS * 4)
 
@@ -114,6 +128,7 @@ class Connection:
                 async with trio.open_nursery() as nursery:
                     for consumer_id in lost.consumers:
                         nursery.start_soon(self._dispatch.close, self._consumers.pop(consumer_id))
+            trio.lowlevel.notify_closing(self._socket)
             self._socket.close()
             for shared in self._arenas.values():
                 shared.close()
@@ -122,15 +137,18 @@ class Connection:
 
     async def _receive(self) -> None:
         sock, buffer, room, view = self._socket, [self._buffer], self._ancillary_room, memoryview(self._buffer)
-        machine, turns, yielded = self._machine, 0, False
+        machine, turns, yielded, alone = self._machine, 0, False, False
         while True:
             turns += 1
             if self._outbox:
-                await self._flush()
+                await self._flushed.wait()
             try:
                 if not turns % FAIR_TURNS:
                     await trio.lowlevel.checkpoint()
-                size, ancillary, flags, _ = sock.recvmsg_into(buffer, room)
+                if alone and turns % ALONE_TURNS:
+                    os.sched_yield()
+                    yielded = True
+                size, ancillary, flags, _ = sock.recvmsg_into(buffer, room, socket.MSG_CMSG_CLOEXEC)
             except BlockingIOError:
                 if yielded:
                     await trio.lowlevel.wait_readable(sock)
@@ -142,7 +160,7 @@ class Connection:
                 return
             if not size:
                 return
-            yielded = False
+            yielded, alone = False, yielded
             if ancillary or flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC):
                 event = self._with_descriptors(view[:size], ancillary, flags)
             else:
@@ -175,6 +193,7 @@ class Connection:
                     self._socket.send(frame)
                 except BlockingIOError:
                     frames = frames[place:]
+                    self._flushed = trio.Event()
                     self._nursery.start_soon(self._flush)
                     break
                 except OSError:  # the consumer is gone, as the next receive will tell
@@ -184,17 +203,19 @@ class Connection:
         self._outbox.extend(frames)
 
     async def _flush(self) -> None:
+        """Send what is in the outbox, as its one task."""
         while self._outbox:
             try:
                 self._socket.send(self._outbox[0])
                 self._outbox.popleft()
             except BlockingIOError:
-                with contextlib.suppress(trio.ClosedResourceError, trio.BusyResourceError):
+                try:
                     await trio.lowlevel.wait_writable(self._socket)
-                    continue
-                await trio.lowlevel.checkpoint()
+                except trio.ClosedResourceError:
+                    self._outbox.clear()
             except OSError:
                 self._outbox.clear()
+        self._flushed.set()
 
     # -- events
 
@@ -235,13 +256,14 @@ class Connection:
             return
         device = outcome.device
         self._consumers[outcome.id] = outcome
+        self._types[outcome.id] = allowed = self._allowed(device)
         frames = self._machine.opened(
-            event.id, outcome.id, kind=device.kind, size=device.size, accepts=self._allowed(device),
+            event.id, outcome.id, kind=device.kind, size=device.size, accepts=allowed,
             execution=device.request_execution,
         )  # fmt: skip
         self._send(frames)
         if not frames:  # the connection ended meanwhile
-            del self._consumers[outcome.id]
+            del self._consumers[outcome.id], self._types[outcome.id]
             with trio.CancelScope(shield=True):
                 await self._dispatch.close(outcome)
 
@@ -254,6 +276,7 @@ class Connection:
 
     async def _close(self, event: CloseRequested) -> None:
         consumer = self._consumers.pop(event.consumer_id)
+        del self._types[event.consumer_id]
         with trio.CancelScope(shield=True):
             await self._dispatch.close(consumer)
         self._send(self._machine.closed(event.id))
@@ -262,13 +285,16 @@ class Connection:
         consumer = self._consumers[event.consumer_id]
         request = event.request
         try:
-            if request.type not in self._allowed(consumer.device):
-                raise AccessDenied(f"{consumer.device.name!r} takes no {request.type.name} requests from this consumer")
+            if request.type not in self._types[event.consumer_id]:
+                raise self._refusal(consumer.device, request)
             if event.blocks:
                 request = self._from_block(event)
-            if request.type is RequestType.NON_STANDARD:
-                request.object = _unmarshalled(consumer.device, request)
-            if consumer.device.request_execution is Execution.INLINE:
+            device = consumer.device
+            if device.kind is _BLOCK:
+                request = device.bounded(request)
+            if request.type is _NON_STANDARD:
+                request.object = _unmarshalled(device, request)
+            if device.request_execution is _INLINE:
                 self._answer(event, request, consumer, self._dispatch.request_inline(consumer, request))
                 return
             scope = trio.CancelScope()
@@ -301,14 +327,14 @@ class Connection:
         taken = shared.arena.take(event.block, event.blocks, event.consumer_id, event.request.type)
         assert taken.header is not None
         request = taken.request(event.request.type, event.request.offset, event.request.length)
-        request.place = Place(shared, taken, shared.arena.chain(taken), taken.header.input)
+        request.place = Place(shared, taken, shared.arena.chain(taken), taken.header.input, request.data)
         return request
 
     def _answer(self, event: RequestReceived, request: Request, consumer: Consumer, reply: Reply) -> None:
         """Send a reply: in the block where the request came in one and the reply fits, else inline."""
         place: Place | None = request.place
         try:
-            if request.type is RequestType.NON_STANDARD:
+            if request.type is _NON_STANDARD:
                 reply = _marshalled(consumer.device, reply)
             if place is not None and event.blocks:
                 with contextlib.suppress(ArenaExhausted):
@@ -331,6 +357,12 @@ class Connection:
         )
         return device.accepts & allowed
 
+    @staticmethod
+    def _refusal(device: LogicalDevice, request: Request) -> LdmError:
+        if request.type in device.accepts:
+            return AccessDenied(f"{device.name!r} takes no {request.type.name} requests from this consumer")
+        return NotSupported(f"device {device.name!r} takes no {request.type.name} requests")
+
     def _rights(self, device: LogicalDevice) -> int:
         if self._peer.uid == 0:
             return 7
@@ -348,7 +380,7 @@ def _unmarshalled(device: LogicalDevice, request: Request) -> Any:
         return device.unmarshal(bytes(request.data))
     except LdmError:
         raise
-    except Exception as error:
+    except BaseException as error:  # whatever it is, it is no end of the container
         raise InvalidRequest(f"the request could not be unmarshalled: {type(error).__name__}: {error}") from None
 
 
@@ -359,16 +391,21 @@ def _marshalled(device: LogicalDevice, reply: Reply) -> Reply:
         return Reply(device.marshal(reply.object), reply.metadata)
     except LdmError:
         raise
-    except Exception as error:
+    except BaseException as error:
         log.exception("device %s: its marshal raised", device.name)
         raise ProviderFailed(f"the reply of device {device.name!r} could not be marshalled: {error}") from None
 
 
 def _credentials(sock: socket.socket) -> tuple[Peer, frozenset[int]]:
     """Return who is at the other end, as the kernel tells it, and the groups that it is in."""
-    pid, uid, gid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-    try:
-        groups = array.array("i", sock.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, 4 * 65536))
-    except OSError:
-        groups = array.array("i")
-    return Peer(pid, uid, gid, 0, "channel"), frozenset(groups)
+    pid, uid, gid = struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return Peer(pid, uid, gid, 0, "channel"), _groups(sock)
+
+
+def _groups(sock: socket.socket) -> frozenset[int]:
+    """Return a peer's supplementary groups; not by `getsockopt` of Python, which has room for 256 of them only."""
+    groups = (ctypes.c_uint32 * MAX_GROUPS)()
+    size = ctypes.c_uint32(ctypes.sizeof(groups))
+    if _libc.getsockopt(sock.fileno(), socket.SOL_SOCKET, SO_PEERGROUPS, groups, ctypes.byref(size)):
+        return frozenset()
+    return frozenset(groups[: size.value // 4])

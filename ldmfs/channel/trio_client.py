@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
-from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ from ..core.events import Limits, Opened
 from ..core.request import Reply, Request
 from ..core.wire import Frames
 from .address import address
-from .blocking import Completion, Prepare, run_handler
-from .client import Client, Waiter, raise_error
+from .blocking import Completion, run_handler
+from .client import Client, Prepared, Waiter, raise_error
 from .memory import SharedArena
 
 FAIR_TURNS = 64
@@ -40,31 +40,23 @@ async def connect(path: Path) -> socket.socket:
 
 
 class _Client(Client):
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self._outbox: deque[tuple[bytes, list[SharedArena]]] = deque()
-
-    def leave(self, frames: Frames) -> None:
-        self.send(frames, [])
+    _pushing = False
 
     def send(self, frames: Frames, arenas: list[SharedArena]) -> None:
         """Send frames: now, or when the socket has room, in a task that no caller's cancellation cuts short."""
-        if not self._outbox:
-            frames = frames[self.send_now(frames, arenas) :]
-        if frames and not self.lost:
-            if not self._outbox:
-                trio.lowlevel.spawn_system_task(self._flush)
-            self._outbox.extend((frame, arenas if place == 0 else []) for place, frame in enumerate(frames))
+        super().send(frames, arenas)
+        if self.outbox and not self._pushing:
+            self._pushing = True
+            trio.lowlevel.spawn_system_task(self._push)
 
-    async def _flush(self) -> None:
-        while self._outbox and not self.lost:
-            frame, arenas = self._outbox[0]
-            if self.send_now((frame,), arenas):
-                self._outbox.popleft()
-            else:
+    async def _push(self) -> None:
+        try:
+            while self.outbox:
                 with contextlib.suppress(OSError, trio.ClosedResourceError):
                     await trio.lowlevel.wait_writable(self.socket)
-        self._outbox.clear()
+                self.flush()
+        finally:
+            self._pushing = False
 
 
 class TrioClient:
@@ -74,8 +66,9 @@ class TrioClient:
         sock.setblocking(False)
         self._client = _Client(sock, own_container, limits)
         self._leading = False
-        self._parked: dict[trio.Event, None] = {}
-        self._handlers = 0
+        self._parked: dict[Waiter, trio.Event] = {}
+        self._expected = 0
+        self._due: Waiter | None = None
         self._turns = 0
 
     @property
@@ -85,25 +78,24 @@ class TrioClient:
 
     async def greet(self) -> None:
         """Begin the connection; before anything else.  Raises `NotServed` when it comes to nothing."""
-        self._client.send(self._client.machine.hello(), [])
-        await self._lead(lambda: self._client.greeted or self._client.lost)
-        if self._client.lost:
-            raise NotServed("the container went away while it was greeted")
+        try:
+            await self._call(self._client.greet)
+        except LdmError as error:
+            raise NotServed(f"the container went away while it was greeted: {error}") from None
 
     async def open(self, device: str, chain: tuple[str, ...]) -> Opened:
         """Open a device; raises what the provider refuses it with.  Cancelled, it is as if never opened."""
-        opened: Opened = await self._call(lambda waiter: (*self._client.open(device, chain, waiter), []))
+        opened: Opened = await self._call(self._client.open, device, chain)
         return opened
 
     async def close(self, consumer_id: int) -> None:
         """Close a device; returns when its close handler has run, or the provider is gone.  Not to be cancelled."""
         with contextlib.suppress(LdmError), trio.CancelScope(shield=True):
-            await self._call(lambda waiter: (*self._client.close(consumer_id, waiter), []))
+            await self._call(self._client.close, consumer_id)
 
     async def request(self, consumer_id: int, device: str, request: Request, blocks: int) -> Reply:
         """Send a request and wait for the reply; raises its error.  Cancelling cancels the handler."""
-        client = self._client
-        reply: Reply = await self._call(lambda waiter: client.request(consumer_id, device, request, waiter, blocks))
+        reply: Reply = await self._call(self._client.request, consumer_id, device, blocks, request)
         return reply
 
     def request_soon(
@@ -115,13 +107,17 @@ class TrioClient:
         """
 
         def completed(waiter: Waiter) -> None:
-            self._handlers -= 1
+            assert waiter.outcome is not None
+            self._expected -= 1
+            if self._due is not None:
+                self._due.end(waiter.outcome)
             run_handler(handler, context, waiter.outcome)
 
-        _, frames, arenas = self._client.request(consumer_id, device, request, Waiter(completed), blocks)
-        self._handlers += 1
-        if self._handlers == 1:
-            trio.lowlevel.spawn_system_task(self._lead, lambda: not self._handlers)
+        _, frames, arenas = self._client.request(consumer_id, device, blocks, request, Waiter(completed))
+        self._expected += 1
+        if self._expected == 1 and self._due is None:
+            self._due = Waiter()
+            trio.lowlevel.spawn_system_task(self._complete)
         self._client.send(frames, arenas)
 
     def aclose(self) -> None:
@@ -129,61 +125,77 @@ class TrioClient:
         self._client.lose(NotServed("the connection was closed"))
         trio.lowlevel.notify_closing(self._client.socket)
         self._client.socket.close()
-        self._wake_all()
 
     def detach(self) -> None:
         """Forget the connection, in a process that was forked."""
         self._client.socket.close()
 
-    async def _call(self, prepare: Prepare) -> Any:
-        waiter = Waiter(self._wake)
-        id, frames, arenas = prepare(waiter)
-        self._client.send(frames, arenas)
+    async def _call(self, prepare: Callable[..., Prepared], *args: Any) -> Any:
+        waiter, client = Waiter(), self._client
+        id, frames, arenas = prepare(*args, waiter)
         try:
-            await self._lead(lambda: waiter.outcome is not None)
+            client.send(frames, arenas)
+            await (self._follow(waiter) if self._leading else self._lead(waiter))
         except BaseException:
             with contextlib.suppress(ValueError):
-                self._client.send(self._client.machine.cancel(id), [])
+                client.leave(client.machine.cancel(id))
             raise
         assert waiter.outcome is not None
         return raise_error(waiter.outcome)
 
-    def _wake(self, _waiter: Waiter) -> None:
-        if self._parked:
-            self._wake_all()
+    async def _complete(self) -> None:
+        """Read for the completion handlers until none is outstanding."""
+        try:
+            while self._expected:
+                due = self._due = Waiter()
+                await self._follow(due)
+        finally:
+            self._due = None
 
-    def _wake_all(self) -> None:
-        for event in self._parked:
-            event.set()
-
-    async def _lead(self, enough: Callable[[], bool]) -> None:
-        """Return when `enough`, reading the socket meanwhile if nobody else does."""
-        while not enough():
+    async def _follow(self, waiter: Waiter) -> None:
+        """Return when the waiter has its outcome, reading the socket when nobody else does any more."""
+        while waiter.outcome is None:
             if not self._leading:
-                self._leading = True
-                try:
-                    await self._read(enough)
-                finally:
-                    self._leading = False
-                    self._wake_all()
+                await self._lead(waiter)
                 return
-            event = trio.Event()
-            self._parked[event] = None
+            waiter.done = self._wake
+            event = self._parked[waiter] = trio.Event()
             try:
                 await event.wait()
             finally:
-                del self._parked[event]
+                del self._parked[waiter]
+                self._hand_on()
 
-    async def _read(self, enough: Callable[[], bool]) -> None:
+    def _wake(self, waiter: Waiter) -> None:
+        if (event := self._parked.get(waiter)) is not None:
+            event.set()
+
+    def _hand_on(self) -> None:
+        """Wake one of those who wait, where nobody reads the socket."""
+        if not self._leading and self._parked:
+            next(iter(self._parked.values())).set()
+
+    async def _lead(self, waiter: Waiter) -> None:
+        """Read the socket until the waiter has its outcome."""
         client = self._client
-        while not enough():
-            self._turns += 1
-            size = client.receive() if self._turns % FAIR_TURNS else -1
-            if size < 0:
-                try:
-                    await trio.lowlevel.wait_readable(client.socket)
-                except (OSError, trio.ClosedResourceError):
-                    size = 0
-                else:
-                    continue
-            client.take(size)
+        self._leading = True
+        try:
+            os.sched_yield()  # a provider on this CPU may answer meanwhile, which spares a turn of trio and epoll
+            while waiter.outcome is None:
+                self._turns += 1
+                if not self._turns % FAIR_TURNS:
+                    await trio.lowlevel.checkpoint()
+                size = client.receive()
+                if size < 0:
+                    try:
+                        await trio.lowlevel.wait_readable(client.socket)
+                    except (OSError, trio.ClosedResourceError):
+                        size = 0
+                    else:
+                        continue
+                client.take(size)
+                if not size:
+                    return
+        finally:
+            self._leading = False
+            self._hand_on()

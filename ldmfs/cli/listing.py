@@ -51,7 +51,7 @@ def _devices(root: Path, container: str) -> Iterator[dict[str, Any]]:
     try:
         names = sorted(os.listdir(directory))
     except (FileNotFoundError, NotADirectoryError):
-        there = ", ".join(sorted(path.name for path in root.glob("*"))) or "none"
+        there = ", ".join(sorted(path.name for path in root.glob("[!.]*"))) or "none"
         raise UsageError(f"there is no container {container!r} below {root}; there are: {there}") from None
     except OSError as error:
         raise UsageError(f"{directory}: {error.strerror}") from None

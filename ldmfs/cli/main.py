@@ -59,7 +59,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return its exit code."""
     options = parser().parse_args(arguments)
     try:
-        return _run(options)
+        status = _run(options)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that the interpreter's last flush has somewhere to go
+        return EXIT_FAILED
     except Exception as error:
         cause: BaseException = error
         while isinstance(cause, BaseExceptionGroup):
@@ -69,9 +74,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"ldmfs: {cause}", file=sys.stderr)
         return code
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that the interpreter's last flush has somewhere to go
-        return EXIT_FAILED
     except KeyboardInterrupt:
         return 130
 

@@ -20,12 +20,23 @@ from ..channel.blocking import run_handler
 from ..channel.client import CHAIN_BLOCKS
 from ..channel.trio_client import TrioClient, connect
 from ..core.device import Consumer, Kind
-from ..core.errors import HandleClosed, LdmError, NotServed
+from ..core.errors import HandleClosed, LdmError, NotServed, RequestCancelled
 from ..core.request import Reply, Request, RequestType
 from .blocking import CompletionHandler, Data
 from .file import File
 from .local import Here
-from .name import DeviceName, Marshal, Unmarshal, as_request, marshalled, missing, parse, unmarshalled
+from .name import (
+    DeviceName,
+    Marshal,
+    Unmarshal,
+    as_error,
+    as_request,
+    marshalled,
+    missing,
+    outcome_of,
+    parse,
+    unmarshalled,
+)
 
 
 class Way(Protocol):
@@ -93,15 +104,16 @@ class OpenDevice:
         return self._way
 
     async def _run(self, request: Request, done: Callable[[Reply | LdmError], None]) -> None:
-        outcome: Reply | LdmError
+        outcome: Reply | LdmError = RequestCancelled("the trio run ended")
         try:
             outcome = await self.send(request)
-        except LdmError as error:
-            outcome = error
-        done(outcome)
+        except Exception as error:
+            outcome = as_error(error)
+        finally:
+            done(outcome)
 
     def _back(self, request: Request, outcome: Reply | LdmError) -> Reply | LdmError:
-        return outcome if isinstance(outcome, LdmError) else unmarshalled(request, outcome, self._unmarshal)
+        return outcome_of(request, outcome, self._unmarshal)
 
 
 class _Channel:

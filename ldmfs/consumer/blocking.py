@@ -22,10 +22,23 @@ from ..core.errors import HandleClosed, LdmError, NotServed
 from ..core.request import Reply, Request, RequestType
 from .file import File
 from .local import Here
-from .name import DeviceName, Marshal, Unmarshal, as_request, marshalled, missing, parse, unmarshalled
+from .name import (
+    DeviceName,
+    Marshal,
+    Unmarshal,
+    as_error,
+    as_request,
+    marshalled,
+    missing,
+    outcome_of,
+    parse,
+    unmarshalled,
+)
 
 Data = bytes | bytearray | memoryview
 CompletionHandler = Callable[[Any, Any], object]
+
+_CALL, _NON_STANDARD = RequestType.CALL, RequestType.NON_STANDARD
 
 
 class Way(Protocol):
@@ -58,8 +71,8 @@ class OpenDevice:
 
     def send(self, request: Request) -> Reply:
         """Send a request and wait for its reply."""
-        way = self._checked()
-        if isinstance(way, _Local):
+        way = self._checked() if self._way is None else self._way
+        if request.type is not _NON_STANDARD or isinstance(way, _Local):
             return way.request(request)
         return unmarshalled(request, way.request(marshalled(request, self._marshal)), self._unmarshal)
 
@@ -95,11 +108,11 @@ class OpenDevice:
     def _outcome(self, request: Request) -> Reply | LdmError:
         try:
             return self.send(request)
-        except LdmError as error:
-            return error
+        except Exception as error:
+            return as_error(error)
 
     def _back(self, request: Request, outcome: Reply | LdmError) -> Reply | LdmError:
-        return outcome if isinstance(outcome, LdmError) else unmarshalled(request, outcome, self._unmarshal)
+        return outcome_of(request, outcome, self._unmarshal)
 
 
 class _Channel:
@@ -108,9 +121,7 @@ class _Channel:
         self.consumer_id, self.kind, self.size = opened.consumer_id, opened.kind, opened.size
         self.accepts = opened.accepts
         self._client, self._device, self._blocks = client, name.device, blocks
-
-    def request(self, request: Request) -> Reply:
-        return self._client.request(self.consumer_id, self._device, request, self._blocks)
+        self.request = client.requests(self.consumer_id, name.device, blocks)
 
     def request_soon(self, request: Request, handler: CompletionHandler) -> None:
         self._client.request_soon(self.consumer_id, self._device, request, self._blocks, handler, None)
@@ -237,8 +248,11 @@ def send_request(
 
     The data of a large `Reply` is a view of shared memory, which is used again when `reply.data` itself is given up.
     """
-    whole = as_request(request)
+    if completion_handler is None and type(request) is bytes:  # the usual case, without detours
+        data = (device._way or device._checked()).request(Request(_CALL, request)).data
+        return data if type(data) is bytes else bytes(data)
     plain = not isinstance(request, Request)
+    whole = as_request(request)
     if completion_handler is None:
         reply = device.send(whole)
         return bytes(reply.data) if plain else reply

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 
 from ..core.device import BLOCK_TYPES, MESSAGE_TYPES, Kind
-from ..core.errors import LdmError, NotSupported, from_errno
+from ..core.errors import HandleClosed, LdmError, NoSpace, NotSupported, from_errno
 from ..core.request import Reply, Request, RequestType
 from .name import DeviceName
 
@@ -20,6 +21,8 @@ class File:
 
     def __init__(self, name: DeviceName) -> None:
         self.name = name
+        self._exchange = threading.Lock()
+        """Held from a message to the end of its reply: an open file has one exchange at a time."""
         try:
             self._fd = self._open(name)
         except OSError as error:
@@ -38,6 +41,8 @@ class File:
 
     def request(self, request: Request) -> Reply:
         """Send a request and wait for the reply.  Raises the error that the system call fails with."""
+        if self._fd < 0:
+            raise HandleClosed(f"device {self.name} is closed")
         try:
             return Reply(self._request(request))
         except OSError as error:
@@ -46,25 +51,44 @@ class File:
     def _request(self, request: Request) -> bytes:
         match request.type, self.kind:
             case RequestType.CALL, Kind.MESSAGE:
-                os.write(self._fd, request.data)
-                return self._read_all()
+                if not len(request.data):
+                    raise NotSupported(f"an empty message cannot be sent to {self.name} through its file")
+                with self._exchange:
+                    os.write(self._fd, request.data)
+                    return self._read_all()
             case RequestType.READ, Kind.MESSAGE:
-                return self._read_all()
+                with self._exchange:
+                    return self._read_all(request.length)
             case RequestType.READ, _:
-                return os.pread(self._fd, request.length, request.offset)
+                return self._pread(request.offset, request.length)
             case RequestType.WRITE, Kind.BLOCK:
-                os.pwrite(self._fd, request.data, request.offset)
+                self._pwrite(request.offset, memoryview(request.data))
             case RequestType.FLUSH, _:
                 os.fsync(self._fd)
             case _:
                 raise NotSupported(f"{request.type.name} cannot be sent to {self.name} through its file")
         return b""
 
-    def _read_all(self) -> bytes:
-        parts = []
-        while part := os.read(self._fd, READ_BYTES):
+    def _read_all(self, first: int = 0) -> bytes:
+        """Read a reply to its end; the size of the first read is the length of the READ that it may send."""
+        parts: list[bytes] = []
+        while part := os.read(self._fd, READ_BYTES if parts else min(first, READ_BYTES) or READ_BYTES):
             parts.append(part)
         return b"".join(parts)
+
+    def _pread(self, offset: int, length: int) -> bytes:
+        parts: list[bytes] = []
+        while length and (part := os.pread(self._fd, min(length, READ_BYTES), offset)):
+            parts.append(part)
+            offset, length = offset + len(part), length - len(part)
+        return b"".join(parts)
+
+    def _pwrite(self, offset: int, data: memoryview) -> None:
+        if self.size and offset + len(data) > self.size:
+            raise NoSpace(f"{len(data)} bytes at {offset} lie behind the end of {self.name}")
+        while len(data):
+            written = os.pwrite(self._fd, data, offset)
+            offset, data = offset + written, data[written:]
 
     def close(self) -> None:
         """Close the file."""

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import trio
 
 from ..core.channel import refuse_cycle
-from ..core.device import Consumer, Execution, Peer
+from ..core.device import Consumer, Execution, Kind, Peer
 from ..core.dispatch import Dispatch, cancelled_error
 from ..core.errors import LdmError, NotSupported
 from ..core.registry import Registry
@@ -31,6 +31,8 @@ class Here:
         self.dispatch = dispatch
         self.token = trio.lowlevel.current_trio_token()
         self._thread = threading.get_ident()
+        self._must_not_wait = False
+        """A blocking caller on the loop's own thread is being served."""
 
     @property
     def on_loop(self) -> bool:
@@ -40,13 +42,18 @@ class Here:
     async def open(self, device: str, chain: tuple[str, ...]) -> Consumer:
         """Open a device for a consumer in this process."""
         refuse_cycle(self.registry.container, device, chain)
+        logical = self.registry.find(device)
+        self._check_wait(logical.open_execution)
         peer = Peer(os.getpid(), os.geteuid(), os.getegid(), 0, "local", self.registry.container, chain)
-        return await self.dispatch.open(self.registry.find(device), peer)
+        return await self.dispatch.open(logical, peer)
 
     async def request(self, consumer: Consumer, request: Request) -> Reply:
         """Send a request; cancelling cancels the handler."""
+        if consumer.device.kind is Kind.BLOCK:
+            request = consumer.device.bounded(request)
         if consumer.device.request_execution is Execution.INLINE:
             return self.dispatch.request_inline(consumer, request)
+        self._check_wait(consumer.device.request_execution)
         outcome: Reply | LdmError = cancelled_error(consumer)
         with trio.CancelScope() as scope:
             outcome = await self.dispatch.request(consumer, request, self.dispatch.admit(consumer, scope.cancel))
@@ -55,7 +62,10 @@ class Here:
         return outcome
 
     async def close(self, consumer: Consumer) -> None:
-        """Close a device."""
+        """Close a device; for a blocking caller on the loop's thread it goes on behind its back if it has to wait."""
+        if self._must_not_wait and (consumer.cancels or consumer.device.close_execution is not Execution.INLINE):
+            trio.lowlevel.spawn_system_task(self.dispatch.close, consumer)
+            return
         with trio.CancelScope(shield=True):
             await self.dispatch.close(consumer)
 
@@ -66,12 +76,19 @@ class Here:
         """
         if not self.on_loop:
             return trio.from_thread.run(_awaiting, coroutine, trio_token=self.token)
+        before, self._must_not_wait = self._must_not_wait, True
         try:
             coroutine.send(None)
         except StopIteration as stop:
             return stop.value  # type: ignore[no-any-return]
-        coroutine.close()
-        raise NotSupported("this call would wait on the container's own loop; use ldmfs.aio there")
+        finally:
+            self._must_not_wait = before
+        raise AssertionError("what has to wait was refused before")
+
+    def _check_wait(self, execution: Execution) -> None:
+        """Raise before a handler has begun that would be left in the middle."""
+        if self._must_not_wait and execution is not Execution.INLINE:
+            raise NotSupported("this call would wait on the container's own loop; use ldmfs.aio there")
 
 
 async def _awaiting(coroutine: Coroutine[Any, Any, T]) -> T:

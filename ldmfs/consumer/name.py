@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..core.device import check_name
-from ..core.errors import InvalidRequest, NoSuchDevice, NotSupported
+from ..core.errors import InvalidRequest, LdmError, NoSuchDevice, NotSupported
 from ..core.request import Reply, Request, RequestType
 from .tree import channel_socket, default_root
 
@@ -87,3 +87,20 @@ def unmarshalled(request: Request, reply: Reply, unmarshal: Unmarshal | None) ->
     if request.type is not RequestType.NON_STANDARD or unmarshal is None:
         return reply
     return Reply(reply.data, reply.metadata, unmarshal(bytes(reply.data)))
+
+
+def outcome_of(request: Request, outcome: Reply | LdmError, unmarshal: Unmarshal | None) -> Reply | LdmError:
+    """Return what a completion handler is told: it gets an error also where `unmarshal` raises one."""
+    if isinstance(outcome, LdmError):
+        return outcome
+    try:
+        return unmarshalled(request, outcome, unmarshal)
+    except Exception as error:
+        return as_error(error)
+
+
+def as_error(error: Exception) -> LdmError:
+    """Return what `marshal` or `unmarshal` raised as an error of the model."""
+    if isinstance(error, LdmError):
+        return error
+    return InvalidRequest(f"the request or its reply could not be converted: {type(error).__name__}: {error}")

@@ -90,7 +90,9 @@ class Supervised:
         logging.basicConfig(format=f"{start.name}: %(levelname)s: %(message)s", level=logging.INFO, stream=sys.stderr)
         try:
             container = Container(start.name, start.first_consumer_id, Path(start.root))
-            providers = [configure(load(plug_in.target), container, plug_in) for plug_in in start.plug_ins]
+            providers = [
+                configure(load(plug_in.target, plug_in.where), container, plug_in) for plug_in in start.plug_ins
+            ]
             async with (
                 hosting(container, providers),
                 serving(container, self.init_fd, self.fuse_fd, self.listener),

@@ -89,17 +89,21 @@ def found() -> dict[str, EntryPoint]:
     return {point.name: point for point in sorted(entry_points(group=GROUP), key=lambda point: point.name)}
 
 
-def load(target: str) -> type[Provider]:
-    """Import `module:class` and return the class.  Raises `ConfigurationError` with the reason when that fails."""
+def load(target: str, where: str = "") -> type[Provider]:
+    """Import `module:class` and return the class.
+
+    Raises `ConfigurationError` with the reason when that fails, and with the place `where` that names it.
+    """
+    place = f"{where}: " if where else ""
     module_name, _, attribute = target.partition(":")
     try:
         provider = getattr(importlib.import_module(module_name), attribute)
-    except MissingExtra:
-        raise
+    except MissingExtra as error:
+        raise ConfigurationError(f"{place}{error}") from None
     except Exception as error:
-        raise ConfigurationError(f"{target} cannot be imported: {type(error).__name__}: {error}") from error
+        raise ConfigurationError(f"{place}{target} cannot be imported: {type(error).__name__}: {error}") from error
     if not (isinstance(provider, type) and issubclass(provider, Provider)):
-        raise ConfigurationError(f"{target} is no subclass of ldmfs.Provider")
+        raise ConfigurationError(f"{place}{target} is no subclass of ldmfs.Provider")
     return provider
 
 

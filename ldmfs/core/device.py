@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from .errors import InvalidRequest, NameTooLong
+from .errors import InvalidRequest, NameTooLong, NoSpace
 from .request import Request, RequestType
 
 MAX_NAME = 255
@@ -191,6 +191,19 @@ class LogicalDevice:
         self.open_execution = execution(device.open, thread=device.thread and not is_default(device, "open"))
         self.close_execution = execution(device.close, thread=device.thread and not is_default(device, "close"))
         self.request_execution = execution(device.request, thread=device.thread)
+
+    def bounded(self, request: Request) -> Request:
+        """Return the request as the handler of a block device gets it: within the device, `length` bytes.
+
+        What is read or trimmed ends at the device's end.  Raises `NoSpace` for a WRITE that would go beyond it.
+        """
+        if request.type is RequestType.WRITE:
+            size = len(request.data)
+            if request.offset + size > self.size:
+                raise NoSpace(f"{size} bytes at {request.offset} lie behind the end of the device")
+            return request if request.length == size else request.forward(length=size)
+        room = max(0, self.size - request.offset)
+        return request if request.length <= room else request.forward(length=room)
 
     def describe(self) -> dict[str, Any]:
         """Return what the graph tells of this device, as plain data."""

@@ -89,8 +89,12 @@ def as_reply(value: object) -> Reply:
     if value is None:
         return EMPTY
     if isinstance(value, Reply):
+        if type(value.data) is bytes is type(value.metadata):
+            return value
         if not isinstance(value.data, (bytes, bytearray, memoryview)):
             raise TypeError(f"the data of a Reply is bytes, not {type(value.data).__name__}")
+        if not isinstance(value.metadata, bytes):
+            raise TypeError(f"the metadata of a Reply is bytes, not {type(value.metadata).__name__}")
         return value if _counts_bytes(value.data) else Reply(bytes(value.data), value.metadata, value.object)
     if isinstance(value, (bytes, bytearray, memoryview)):
         return Reply(value if _counts_bytes(value) else bytes(value))

@@ -169,7 +169,8 @@ class _ReaderNursery:
     async def _read(self, loop: Callable[..., Any], *args: Any) -> None:
         while True:
             try:
-                return await loop(self, *args)  # type: ignore[no-any-return]
+                await loop(self, *args)
+                return wake_reader()  # when the connection has ended, each of them has to find out
             except OSError as error:
                 if error.errno != errno.EAGAIN:
                     raise

@@ -5,6 +5,7 @@ Whatever is raised in here becomes an errno: pyfuse3 ends its loop at any except
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import logging
@@ -78,11 +79,15 @@ class Operations(pyfuse3.Operations):
         self._listings: dict[int, list[LogicalDevice]] = {}
         self._last_listing = 0
         self._token = trio.lowlevel.current_trio_token()
+        self._attached = True
+        self._invalidations: dict[int, trio.Event] = {}
         registry.observers.append(self._changed)
 
     def detach(self) -> None:
-        """Stop following the registry: there is no session any more."""
-        self.registry.observers.remove(self._changed)
+        """Stop following the registry: the session is about to end."""
+        if self._attached:
+            self._attached = False
+            self.registry.observers.remove(self._changed)
 
     # -- open files: the fast path first
 
@@ -347,9 +352,36 @@ class Operations(pyfuse3.Operations):
         }
 
     def _changed(self, device: LogicalDevice, created: bool) -> None:
-        """Make the kernel forget a name that is gone.  Not in here: it would wait for the operation that is running."""
+        """Make the kernel forget a name that is gone; called in the thread that destroyed the device."""
         if not created:
-            self._token.run_sync_soon(self.kept.forget_device, device.id)
-            pyfuse3.invalidate_entry_async(
-                InodeT(ROOT_ID), pyfuse3.FileNameT(device.name.encode()), deleted=InodeT(device.id), ignore_enoent=True
-            )
+            with contextlib.suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(self._forget, device)
+
+    def _forget(self, device: LogicalDevice) -> None:
+        self.kept.forget_device(device.id)
+        if self._attached:
+            self.nursery.start_soon(self._invalidate, device.name.encode(), device.id)
+
+    async def _invalidate(self, name: bytes, id: int) -> None:
+        # In a thread: the kernel takes the directory's lock for it, which may be held for a request to this loop.
+        done = self._invalidations[id] = trio.Event()
+        try:
+            await trio.to_thread.run_sync(invalidate, name, id, abandon_on_cancel=True)
+        finally:
+            del self._invalidations[id]
+            done.set()
+
+    async def settle(self) -> None:
+        """Wait until the kernel knows of all devices that are gone: the descriptor must not be closed before."""
+        for done in tuple(self._invalidations.values()):
+            await done.wait()
+
+
+def invalidate(name: bytes, id: int) -> None:
+    """Tell the kernel that a device is gone, as a deletion, which inotify sees; it may not know of it at all."""
+    try:
+        pyfuse3.invalidate_entry(InodeT(ROOT_ID), pyfuse3.FileNameT(name), InodeT(id))
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        log.warning("the kernel could not be told that device %s is gone: %s", name.decode(), error)

@@ -18,6 +18,9 @@ from .operations import Operations
 MAX_TASKS = 1 << 20
 """Tasks of pyfuse3's loop.  Each request that is waiting has one; what bounds them is `dispatch.MAX_OUTSTANDING`."""
 
+SETTLE_SECONDS = 1.0
+"""How long the end of a session waits for the kernel to take note of devices that are gone."""
+
 
 @contextlib.asynccontextmanager
 async def serve(
@@ -42,10 +45,12 @@ async def serve(
                     await initialised.wait()
                 yield operations
             finally:
+                operations.detach()
+                with trio.move_on_after(SETTLE_SECONDS, shield=True):
+                    await operations.settle()
                 nursery.cancel_scope.cancel()
     finally:
         pyfuse3.close(unmount=False)
-        operations.detach()
         lean.uninstall()
 
 

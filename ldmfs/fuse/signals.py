@@ -96,13 +96,13 @@ def exiting_with(opener: int) -> bool:
 
 
 def _in_call_on(pid: int, inode: int) -> Iterator[int]:
-    fds = None
+    fds: set[int] = set()
     for tid in _threads(pid):
         call = _read(f"/proc/{pid}/task/{tid}/syscall")
         if call is None or not call[0].isdigit():  # "running", or not ours to see
             continue
-        if fds is None:
-            fds = _descriptors(pid, inode)
+        # The thread's own list: that of a process is empty as soon as its first thread has ended.
+        fds = fds or _descriptors(pid, tid, inode)
         if fds and int(call.split()[1], 16) in fds:
             yield tid
 
@@ -141,16 +141,16 @@ def _threads(pid: int) -> list[int]:
         return []
 
 
-def _descriptors(pid: int, inode: int) -> set[int]:
-    """Return the descriptors of a process that are of `inode`, by what `fdinfo` says since Linux 5.14."""
+def _descriptors(pid: int, tid: int, inode: int) -> set[int]:
+    """Return the descriptors of a thread that are of `inode`, by what `fdinfo` says since Linux 5.14."""
     found: set[int] = set()
     try:
-        names = os.listdir(f"/proc/{pid}/fdinfo")
+        names = os.listdir(f"/proc/{pid}/task/{tid}/fdinfo")
     except OSError:
         return found
     wanted = f"ino:\t{inode}\n"
     for name in names:
-        text = _read(f"/proc/{pid}/fdinfo/{name}")
+        text = _read(f"/proc/{pid}/task/{tid}/fdinfo/{name}")
         if text and wanted in text:
             found.add(int(name))
     return found

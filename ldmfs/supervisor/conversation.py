@@ -51,8 +51,9 @@ class Conversation:
         number = next(self._numbers)
         send, receive = trio.open_memory_channel[dict[str, Any]](1)
         self._answers[number] = send
+        gone = trio.BrokenResourceError, trio.ClosedResourceError  # it has died; that may be known here, or not yet
         try:
-            with trio.move_on_after(DESCRIBE_SECONDS), contextlib.suppress(trio.BrokenResourceError):
+            with trio.move_on_after(DESCRIBE_SECONDS), contextlib.suppress(*gone):
                 await self._link.send(Describe(number))
                 return await receive.receive()
         finally:

@@ -129,7 +129,7 @@ def table(supervision: Supervision) -> str:
 async def describe(supervision: Supervision) -> dict[str, Any]:
     """Return the whole graph as plain data: each container's status, devices and consumers."""
     described = []
-    for child in supervision.children.values():
+    for child in tuple(supervision.children.values()):  # guests come and go meanwhile
         registry = await child.describe()
         described.append({**child.status(), "devices": registry["devices"] if registry else []})
     system = supervision.system.registry.describe()

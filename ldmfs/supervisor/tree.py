@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import select
 import shutil
 import signal
 from pathlib import Path
@@ -15,6 +16,9 @@ from ..fuse.mount import FUSE_TYPE, ROOT_SOURCE, mount_root, mounts, unmount
 
 CONTAINER_MODULE = "ldmfs.container.process"
 """What the command line of a container's process has in it."""
+
+KILL_SECONDS = 5.0
+"""How long a killed process may take to be gone."""
 
 
 class Tree:
@@ -107,6 +111,7 @@ def kill_containers(root: Path) -> None:
             try:
                 if CONTAINER_MODULE.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
                     signal.pidfd_send_signal(fd, signal.SIGKILL)
+                    select.select([fd], (), (), KILL_SECONDS)
             finally:
                 os.close(fd)
 

@@ -36,11 +36,10 @@ def invalidated(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bytes, int]]
     """Note what the kernel is told to forget."""
     calls: list[tuple[int, bytes, int]] = []
 
-    def invalidate(parent: int, name: bytes, deleted: int = 0, ignore_enoent: bool = False) -> None:
-        assert ignore_enoent
+    def invalidate(parent: int, name: bytes, deleted: int = 0) -> None:
         calls.append((parent, name, deleted))
 
-    monkeypatch.setattr(pyfuse3, "invalidate_entry_async", invalidate)
+    monkeypatch.setattr(pyfuse3, "invalidate_entry", invalidate)
     return calls
 
 
@@ -65,7 +64,9 @@ class Served:
 @contextlib.asynccontextmanager
 async def served() -> AsyncIterator[Served]:
     async with trio.open_nursery() as nursery:
-        yield Served(nursery)
+        box = Served(nursery)
+        yield box
+        box.operations.detach()
         nursery.cancel_scope.cancel()
 
 
@@ -534,6 +535,8 @@ async def test_the_kernel_forgets_the_name_of_a_destroyed_device(invalidated: li
     async with served() as box:
         number = box.create("größe")
         box.container.destroy_device("größe")
+        while not invalidated:
+            await trio.lowlevel.checkpoint()
         assert invalidated == [(ROOT_ID, "größe".encode(), number)]
 
 
@@ -560,6 +563,7 @@ async def test_operations_that_ended_no_longer_follow_the_registry(invalidated: 
         box.create("d")
         box.operations.detach()
         box.container.destroy_device("d")
+        await trio.testing.wait_all_tasks_blocked()
     assert invalidated == []
 
 

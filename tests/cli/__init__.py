@@ -1,0 +1,1 @@
+"""Level four: the command line as a user runs it."""

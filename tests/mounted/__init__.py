@@ -1,0 +1,1 @@
+"""Level three: real trees, mounted by a real supervisor."""
