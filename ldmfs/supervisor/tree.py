@@ -34,7 +34,8 @@ class Tree:
         clean(self.root)
         self._made = not self.root.exists()
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
+            if self._made:
+                self.root.mkdir(parents=True)
             entries = os.listdir(self.root)
         except OSError as error:
             raise ConfigurationError(f"{self.root}: {error.strerror}; choose another root with --root") from None
