@@ -243,11 +243,12 @@ class BlockingClient:
             with self._lock:
                 self._pushing -= 1
                 self._client.flush()
+                self._drained()
                 self._close_if_lost()
 
     def _drained(self) -> None:
-        """Let the thread of the completion handlers go where it only had to push frames out."""
-        if not self._expected:
+        """Let the thread of the completion handlers go where it only had to read while others push."""
+        if not self._expected and not self._client.outbox and not self._pushing:
             self._end_due(NOTHING)
 
     def _wait(self, seconds: float | None = None) -> None:
@@ -262,7 +263,7 @@ class BlockingClient:
         self._leader = None
         if self._followers:
             self._changed.notify_all()
-        if self._client.outbox:
+        if self._client.outbox or self._pushing:  # they wait for room, which the other side may make only if one reads
             self._need_thread()
         if self._client.lost:
             self._close_if_lost()
@@ -299,7 +300,7 @@ class BlockingClient:
                 run_handler(handler, context, outcome)
 
     def _has_work(self) -> bool:
-        return bool(self._completed or self._expected or self._client.outbox)
+        return bool(self._completed or self._expected or self._client.outbox or self._pushing)
 
     def _wait_for_any(self, waiter: Waiter) -> Prepared:
         """Ask nothing: the waiter's outcome is that of the next request with a completion handler."""

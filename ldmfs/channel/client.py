@@ -19,7 +19,7 @@ import msgspec
 from ..core.blocks import ArenaExhausted, Block, Chain
 from ..core.channel import Header
 from ..core.consumer_connection import ConsumerConnection
-from ..core.errors import LdmError, ProtocolError, ProviderDied, QueueFull
+from ..core.errors import LdmError, ProtocolError, ProviderDied, QueueFull, RequestCancelled
 from ..core.events import ArenaGone, Closed, Failed, Greeted, Limits, Opened, PeerFailed, Released, Replied, State
 from ..core.request import Reply, Request
 from ..core.wire import HEADER, MAX_INLINE, Frames, Limit, unpack
@@ -217,10 +217,12 @@ class Client:
                 event.context.end(event.error)
             case Opened() if event.late:
                 self.leave(self.machine.close(event.consumer_id, Waiter())[1])
+                event.context.end(event)
             case Opened() | Closed():
                 event.context.end(event)
             case Released():
                 self._free(event.context)
+                event.context.end(RequestCancelled("it was cancelled"))
             case Greeted() if self._greeting is not None:
                 self._greeting.end(event)
             case ArenaGone():

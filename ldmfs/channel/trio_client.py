@@ -139,6 +139,8 @@ class TrioClient:
         except BaseException:
             with contextlib.suppress(ValueError):
                 client.leave(client.machine.cancel(id))
+            if prepare == client.open and waiter.outcome is None:  # it may be open by now, and is to be closed then
+                trio.lowlevel.spawn_system_task(self._follow, waiter)
             raise
         assert waiter.outcome is not None
         return raise_error(waiter.outcome)

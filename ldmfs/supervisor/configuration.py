@@ -14,7 +14,7 @@ import difflib
 import tomllib
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -41,6 +41,7 @@ class ContainerOptions(Settings):
     """The plain keys of a container's table."""
 
     restart: Annotated[bool, Doc("start the container again when its process ends")] = True
+    on_crash: Annotated[Literal["fail"], Doc("requests under way at a crash end with ECONNABORTED")] = "fail"
     max_crashes: Annotated[int, Doc("crashes within crash_window after which the container is failed")] = 5
     crash_window: Annotated[Duration, Doc("see max_crashes")] = Duration("60 s")
 

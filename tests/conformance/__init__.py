@@ -1,0 +1,1 @@
+"""Every bundled provider's devices against the conformance suite."""
