@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import trio
 import trio.testing
@@ -25,6 +28,17 @@ class Looks:
 
 
 NOTHING = (Pending.NONE,)
+
+
+@pytest.fixture(autouse=True)
+def _looks_take_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look in the task itself: the virtual clock does not wait for a thread that a busy machine is slow to run."""
+
+    async def run_sync(call: Callable[..., Any], *arguments: Any) -> Any:
+        await trio.lowlevel.checkpoint()
+        return call(*arguments)
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_sync)
 
 
 @on_virtual_clock
