@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -36,15 +37,19 @@ class Served:
         self.container = Container(name, root=root)
         self.create = self.container.create_device
         self.socket = channel_socket(root, name)
-        self.nursery: trio.Nursery
+        self.scope = trio.CancelScope()
 
     @property
     def consumers(self) -> int:
         return len(self.container.registry.consumers)
 
+    async def serve(self, listener: socket.socket) -> None:
+        with self.scope:
+            await server.serve(listener, self.container.registry, self.container.dispatch)
+
     def end(self) -> None:
         """Let the provider go: its connections end."""
-        self.nursery.cancel_scope.cancel()
+        self.scope.cancel()
 
     async def without_consumers(self) -> None:
         """Wait until every consumer is closed."""
@@ -59,16 +64,14 @@ async def served(root: Path, name: str = "box", **devices: Device) -> AsyncItera
         it.create(device, instance)
     it.socket.parent.mkdir(parents=True, exist_ok=True)
     with listen(it.socket) as listener:
-        async with trio.open_nursery() as whole:
-            async with trio.open_nursery() as it.nursery:
-                it.nursery.start_soon(server.serve, listener, it.container.registry, it.container.dispatch)
-                try:
-                    with trio.fail_after(SECONDS):
-                        yield it
-                finally:
-                    blocking._connections.close()
-                    it.end()
-            whole.cancel_scope.cancel()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(it.serve, listener)
+            try:
+                with trio.fail_after(SECONDS):
+                    yield it
+            finally:
+                blocking._connections.close()
+                it.end()
     assert not it.consumers
     assert not it.container.dispatch.outstanding
 
