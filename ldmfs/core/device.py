@@ -86,17 +86,21 @@ class Execution(enum.Enum):
     THREAD = "thread"
 
 
+NO_SESSION = -1
+"""The login session of whoever the kernel cannot tell of: it is gone, or there is none."""
+
+
 class Peer(msgspec.Struct, frozen=True):
     """Who opened a device, as the kernel tells it.
 
-    `pid` is the process, `session` its login session (`getsid`), both 0 where the kernel cannot say; `path` is how the
+    `pid` is the process, 0 where the kernel cannot say, `session` its login session (`getsid`); `path` is how the
     consumer came: `file`, `channel`, `local` or `kernel`.
     """
 
     pid: int = 0
     uid: int = 0
     gid: int = 0
-    session: int = 0
+    session: int = NO_SESSION
     path: str = "file"
     container: str | None = None
     chain: tuple[str, ...] = ()

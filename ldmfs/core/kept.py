@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from .device import Peer
+from .device import NO_SESSION, Peer
 from .errors import LdmError
 
 MAX_KEPT = 256
@@ -49,7 +49,7 @@ class KeptReplies:
         self, device: int, peer: Peer, writer: int, data: bytes | bytearray | memoryview, error: LdmError | None
     ) -> None:
         """Keep a reply for the next reader of `device` in the session of `peer`; it replaces an earlier one."""
-        if not peer.session:
+        if peer.session == NO_SESSION:
             return
         self._drop((device, peer.uid, peer.session))
         self._kept[device, peer.uid, peer.session] = KeptReply(writer, data, error, self.clock() + KEPT_SECONDS)
@@ -60,7 +60,7 @@ class KeptReplies:
 
     def take(self, device: int, peer: Peer) -> KeptReply | None:
         """Return the reply that waits for a reader like `peer`, which is thereby no longer kept, or None."""
-        if not self._kept or not peer.session:
+        if not self._kept or peer.session == NO_SESSION:
             return None
         self.expire()
         return self._drop((device, peer.uid, peer.session))

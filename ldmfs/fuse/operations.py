@@ -80,7 +80,7 @@ class Operations(pyfuse3.Operations):
         self._last_listing = 0
         self._token = trio.lowlevel.current_trio_token()
         self._attached = True
-        self._invalidations: dict[int, trio.Event] = {}
+        self._invalidations: set[trio.Event] = set()
         registry.observers.append(self._changed)
 
     def detach(self) -> None:
@@ -364,16 +364,17 @@ class Operations(pyfuse3.Operations):
 
     async def _invalidate(self, name: bytes, id: int) -> None:
         # In a thread: the kernel takes the directory's lock for it, which may be held for a request to this loop.
-        done = self._invalidations[id] = trio.Event()
+        done = trio.Event()
+        self._invalidations.add(done)
         try:
             await trio.to_thread.run_sync(invalidate, name, id, abandon_on_cancel=True)
         finally:
-            del self._invalidations[id]
+            self._invalidations.remove(done)
             done.set()
 
     async def settle(self) -> None:
         """Wait until the kernel knows of all devices that are gone: the descriptor must not be closed before."""
-        for done in tuple(self._invalidations.values()):
+        for done in tuple(self._invalidations):
             await done.wait()
 
 

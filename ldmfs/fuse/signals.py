@@ -15,6 +15,8 @@ import os
 import signal
 from collections.abc import Iterator
 
+from ..core.device import NO_SESSION
+
 PF_EXITING = 0x4
 """Flag of a task that is on its way out (`include/linux/sched.h`)."""
 
@@ -63,11 +65,15 @@ def process_of(tid: int) -> int:
 
 
 def session_of(tid: int) -> int:
-    """Return the login session of a thread, 0 when it is gone."""
+    """Return the login session of a thread, NO_SESSION when it is gone.
+
+    0 is a session like others: that of a leader outside this process's name space, as a command in a Docker container
+    has it.
+    """
     try:
         return os.getsid(tid)
     except OSError:
-        return 0
+        return NO_SESSION
 
 
 def waiting_on(inode: int, opener: int, openers: set[int]) -> Iterator[int]:

@@ -9,6 +9,7 @@ import pytest
 from support import PEER
 
 from ldmfs.core import kept as kept_module
+from ldmfs.core.device import NO_SESSION
 from ldmfs.core.errors import InvalidRequest
 from ldmfs.core.kept import KEPT_SECONDS, KeptReplies
 
@@ -17,7 +18,7 @@ WRITER = 1
 OTHER_SESSION = msgspec.structs.replace(PEER, session=PEER.session + 1)
 OTHER_USER = msgspec.structs.replace(PEER, uid=PEER.uid + 1)
 OTHER_PROCESS = msgspec.structs.replace(PEER, pid=PEER.pid + 1)
-NO_SESSION = msgspec.structs.replace(PEER, session=0)
+NOBODY = msgspec.structs.replace(PEER, session=NO_SESSION)
 
 
 class Clock:
@@ -60,7 +61,7 @@ def test_a_reply_is_given_once(kept: KeptReplies) -> None:
     assert kept.take(DEVICE, PEER) is None
 
 
-@pytest.mark.parametrize("peer", [OTHER_SESSION, OTHER_USER, NO_SESSION], ids=["session", "user", "no session"])
+@pytest.mark.parametrize("peer", [OTHER_SESSION, OTHER_USER, NOBODY], ids=["session", "user", "no session"])
 def test_a_reply_is_for_nobody_else(kept: KeptReplies, peer: type(PEER)) -> None:  # type: ignore[valid-type]
     kept.keep(DEVICE, PEER, WRITER, b"HELLO", None)
     assert kept.take(DEVICE, peer) is None
@@ -72,8 +73,14 @@ def test_a_reply_is_of_one_device(kept: KeptReplies) -> None:
 
 
 def test_who_has_no_session_leaves_nothing(kept: KeptReplies) -> None:
-    kept.keep(DEVICE, NO_SESSION, WRITER, b"HELLO", None)
+    kept.keep(DEVICE, NOBODY, WRITER, b"HELLO", None)
     assert len(kept) == 0
+
+
+def test_the_session_of_a_leader_outside_the_name_space_is_one_like_others(kept: KeptReplies) -> None:
+    peer = msgspec.structs.replace(PEER, session=0)
+    kept.keep(DEVICE, peer, WRITER, b"HELLO", None)
+    assert kept.take(DEVICE, peer) is not None
 
 
 def test_a_reply_replaces_an_earlier_one(kept: KeptReplies) -> None:

@@ -540,6 +540,24 @@ async def test_the_kernel_forgets_the_name_of_a_destroyed_device(invalidated: li
         assert invalidated == [(ROOT_ID, "größe".encode(), number)]
 
 
+async def test_a_name_destroyed_twice_before_the_kernel_knew_of_the_first_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel, told = threading.Semaphore(0), []
+
+    def invalidate(parent: int, name: bytes, deleted: int) -> None:
+        kernel.acquire()
+        told.append(name)
+
+    monkeypatch.setattr(pyfuse3, "invalidate_entry", invalidate)
+    async with served() as box:
+        for _ in range(2):
+            box.create("d")
+            box.container.destroy_device("d")
+            await trio.testing.wait_all_tasks_blocked()
+        kernel.release(2)
+        await box.operations.settle()
+    assert told == [b"d", b"d"]
+
+
 async def test_nothing_is_invalidated_for_a_new_device(invalidated: list[Any]) -> None:
     async with served() as box:
         box.create("d")

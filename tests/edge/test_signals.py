@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from ldmfs.core.device import NO_SESSION
 from ldmfs.fuse import signals
 from ldmfs.fuse.signals import PF_EXITING, Pending, exiting, exiting_with, pending, process_of, session_of, waiting_on
 
@@ -243,7 +244,7 @@ def test_a_process_may_have_a_session_of_its_own(start: Callable[..., Child]) ->
 
 
 def test_a_process_that_is_gone_has_no_session() -> None:
-    assert session_of(GONE) == 0
+    assert session_of(GONE) == NO_SESSION
 
 
 # -- who waits
@@ -293,9 +294,8 @@ def test_a_child_is_not_asked_when_the_opener_itself_waits(start: Callable[..., 
     child = start(BOTH_READ, fifo)
     heir = int(child.line())
     try:
-        reading(child, fifo)
         eventually(lambda: waiters(fifo, heir))
-        assert waiters(fifo, child.pid) == [child.pid]
+        assert eventually(lambda: child.pid in (found := waiters(fifo, child.pid)) and found) == [child.pid]
     finally:
         os.kill(heir, signal.SIGKILL)
 

@@ -78,9 +78,16 @@ def tree(tmp_path_factory: pytest.TempPathFactory, plug_ins: Path) -> Iterator[T
         assert (done.returncode, done.stderr) == (0, "")
         before = {name: container["pid"] for name, container in tree.containers().items()}
         yield tree
-        assert {name: container["pid"] for name, container in tree.containers().items()} == before, "one has crashed"
+        after = tree.containers()
+        assert {name: container["pid"] for name, container in after.items()} == before, _told(tree, after)
     finally:
         tree.end()
+
+
+def _told(tree: Tree, containers: dict[str, dict[str, Any]]) -> str:
+    """Return what is known of a crash."""
+    logs = [f"{log.name}: {log.read_text()}" for log in (tree.root / ".ldmfs/log").iterdir()]
+    return "\n".join([f"{name}: {container['reason']}" for name, container in containers.items()] + logs)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 
 from .fixtures import Start
 from .trees import LDMFS, Tree, exchange, opened, read_all
-from .waiting import SECONDS, wait_until
+from .waiting import SECONDS, kill, wait_until
 
 FILE = str(Path(__file__).with_name("by_hand.py"))
 
@@ -66,9 +66,7 @@ def test_a_provider_by_hand_goes_on_when_the_supervisor_is_killed(mount: Callabl
     tree = mount("[text.text]\n")
     process = run(start, tree)
     with opened(tree.root / "by_hand/twice") as fd:
-        supervisor = tree.supervisor()
-        os.kill(supervisor, signal.SIGKILL)
-        wait_until(lambda: supervisor not in tree.processes())
+        kill(tree.supervisor())
         os.write(fd, b"ab")
         assert read_all(fd) == b"abab"
     assert tree.umount().returncode == 0

@@ -12,7 +12,7 @@ import pytest
 
 from .fixtures import Start
 from .trees import LDMFS, Tree, errno_of, exchange, opened, read_all
-from .waiting import SECONDS, wait_until
+from .waiting import SECONDS, kill, wait_until
 
 PROBE = "[probe.probe]\nlog = @log\n"
 TEXT = "[text.text]\n"
@@ -266,7 +266,7 @@ def test_containers_shows_a_line_for_each(tree: Tree) -> None:
 def test_containers_go_on_when_the_supervisor_is_killed(mount: Mount) -> None:
     tree = mount(TEXT + PROBE)
     with opened(tree.root / "text/upper") as fd:
-        _kill_supervisor(tree)
+        kill(tree.supervisor())
         os.write(fd, b"hello")
         assert read_all(fd) == b"HELLO"
     tree.order("create echo new")
@@ -281,19 +281,13 @@ def test_containers_go_on_when_the_supervisor_is_killed(mount: Mount) -> None:
 def test_a_mount_cleans_what_a_killed_supervisor_left(mount: Mount) -> None:
     tree = mount(TEXT)
     old = tree.pid("text")
-    _kill_supervisor(tree)
+    kill(tree.supervisor())
     done = tree.mount(TEXT)
     assert (done.returncode, done.stderr) == (0, "")
     assert old not in tree.processes()
     assert tree.pid("text") != old
     assert exchange(tree.root / "text/upper", b"hello") == b"HELLO"
     tree.existed = True  # the killed one had made the root, which nobody knows any more
-
-
-def _kill_supervisor(tree: Tree) -> None:
-    pid = tree.supervisor()
-    os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: pid not in tree.processes())
 
 
 def test_a_second_tree_at_the_same_root_is_refused(mount: Mount) -> None:
