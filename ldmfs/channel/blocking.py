@@ -141,9 +141,10 @@ class BlockingClient:
             with lock:
                 id, frames, arenas = prepare(*args, waiter)
                 client.send(frames, arenas)
-                if self._leader is None:
+                leader = self._leader
+                if leader is None:
                     self._leader = waiter
-            if self._leader is not waiter:
+            if leader is not None:
                 self._follow(waiter)
             outcome, buffer = waiter.outcome, client.buffer
             while outcome is None:
@@ -160,6 +161,9 @@ class BlockingClient:
                     buffer[0] = 0
                     self._taking = False
                     outcome = waiter.outcome
+                    if type(outcome) is Reply and not (self._followers or self._pushing or client.outbox):
+                        self._leader = None
+                        return outcome
                     if outcome is not None or not size:
                         self._resign()
                         break
@@ -170,8 +174,6 @@ class BlockingClient:
             if self._leader is waiter:
                 with lock:
                     self._resign()
-        if type(outcome) is Reply:
-            return outcome
         return raise_error(outcome or ProviderDied("the connection is lost"))
 
     def _wake(self, _waiter: Waiter) -> None:
@@ -307,7 +309,7 @@ class BlockingClient:
         self._due = waiter
         if self._completed or not self._has_work():
             waiter.end(NOTHING)
-        return 0, (), []
+        return 0, (), ()
 
 
 def run_handler(handler: Completion, context: Any, outcome: Any) -> None:

@@ -29,8 +29,8 @@ CHAIN_BLOCKS = 8
 """Parameter blocks that a request's chain gets where its consumer says nothing else."""
 
 Outcome: TypeAlias = Reply | Opened | Closed | Greeted | LdmError
-Prepared: TypeAlias = tuple[int, Frames, "list[SharedArena]"]
-"""The id of what is asked, the frames that ask it, and the arena that goes with the first of them, if any."""
+Prepared: TypeAlias = tuple[int, Frames, tuple[SharedArena, ...]]
+"""The id of what is asked, the frames that ask it, and the arena that the first two of them share, if any."""
 
 _CLOSED = State.CLOSED
 _NOW = socket.MSG_DONTWAIT
@@ -59,12 +59,15 @@ class Client:
     def __init__(self, sock: socket.socket, own_container: str = "", limits: Limits | None = None) -> None:
         self.socket = sock
         self.receive_into = sock.recv_into
+        self._send_frame = sock.send
         self.machine = ConsumerConnection(own_container, *([limits] if limits else []))
         self.pool = Pool()
         self.outbox: deque[tuple[bytes, SharedArena | None]] = deque()
         """Frames that the socket had no room for, each with the arena whose descriptor goes with it."""
-        self.buffer = bytearray(Limit.MAX_FRAME)
+        self.buffer = bytearray(Limit.MAX_FRAME + 1)  # a packet that fills it is too long, which the machine finds
         self._view = memoryview(self.buffer)
+        self._unsent = 0
+        """The bytes in the outbox."""
         self.drained: Callable[[], None] | None = None
         """Called when the outbox has become empty."""
         self._greeting: Waiter | None = None
@@ -80,15 +83,15 @@ class Client:
     def greet(self, waiter: Waiter) -> Prepared:
         """Return the frames that begin the connection."""
         self._greeting = waiter
-        return 0, self.machine.hello(), []
+        return 0, self.machine.hello(), ()
 
     def open(self, device: str, chain: tuple[str, ...], waiter: Waiter) -> Prepared:
         """Return the frames that open a device."""
-        return *self.machine.open(device, chain, waiter), []
+        return *self.machine.open(device, chain, waiter), ()
 
     def close(self, consumer_id: int, waiter: Waiter) -> Prepared:
         """Return the frames that close a device."""
-        return *self.machine.close(consumer_id, waiter), []
+        return *self.machine.close(consumer_id, waiter), ()
 
     def request(self, consumer_id: int, device: str, blocks: int, request: Request, waiter: Waiter) -> Prepared:
         """Return the frames that send a request, and the arenas that go with them; `blocks` 0 lets it travel inline.
@@ -99,11 +102,12 @@ class Client:
         if blocks and (len(data) >= LARGE or request.length >= LARGE or request.place is not None):
             with contextlib.suppress(ArenaExhausted, QueueFull):
                 return self._in_block(consumer_id, device, request, waiter, blocks)
+        if self._unsent > Limit.MAX_PAYLOAD:
+            raise QueueFull(f"{self._unsent} bytes wait for a provider that does not read them")
         id, frames = self.machine.request(
-            consumer_id, request.type, data, request.metadata, offset=request.offset, length=request.length,
-            context=waiter,
-        )  # fmt: skip
-        return id, frames, []
+            consumer_id, request.type, data, request.metadata, request.offset, request.length, waiter
+        )
+        return id, frames, ()
 
     def _in_block(self, consumer_id: int, device: str, request: Request, waiter: Waiter, blocks: int) -> Prepared:
         place: Place | None = request.place
@@ -119,13 +123,13 @@ class Client:
             block.fill(consumer_id, device, request, extent)
             arena, first = self._arena(shared)
             id, frames = self.machine.request(
-                consumer_id, request.type, metadata=b"", offset=request.offset, length=request.length,
-                arena=arena, block=block.index, blocks=block.blocks, context=waiter,
+                consumer_id, request.type, b"", b"", request.offset, request.length, waiter,
+                arena=arena, block=block.index, blocks=block.blocks,
             )  # fmt: skip
         except BaseException:
             self._free(waiter)
             raise
-        return id, (*first, *frames), [shared] if first else []
+        return id, (*first, *frames), (shared,) if first else ()
 
     def _arena(self, shared: SharedArena) -> tuple[int, Frames]:
         arena = self._arenas.get(shared)
@@ -134,11 +138,11 @@ class Client:
         self._arenas[shared], frames = self.machine.arena(shared.size, shared.blocks)
         return self._arenas[shared], frames
 
-    def send(self, frames: Frames, arenas: list[SharedArena]) -> None:
+    def send(self, frames: Frames, arenas: tuple[SharedArena, ...] = ()) -> None:
         """Send frames as far as the socket has room; the others wait in the outbox for `flush`."""
         if len(frames) == 1 and not arenas and not self.outbox:
             try:
-                self.socket.send(frames[0], _NOW)
+                self._send_frame(frames[0], _NOW)
                 return
             except BlockingIOError:
                 pass
@@ -147,8 +151,9 @@ class Client:
                 return
         if not self.lost:
             self.outbox.extend((frame, None) for frame in frames)
+            self._unsent += sum(map(len, frames))
             if arenas:
-                self.outbox[-len(frames)] = frames[0], arenas[0]
+                self.outbox[1 - len(frames)] = frames[1], arenas[0]
             self.flush()
 
     def flush(self) -> None:
@@ -163,6 +168,7 @@ class Client:
                     fds = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [shared.fd]))]
                     self.socket.sendmsg([frame], fds, _NOW)
                 outbox.popleft()
+                self._unsent -= len(frame)
             if self.drained is not None:
                 self.drained()
         except BlockingIOError:
@@ -172,7 +178,7 @@ class Client:
 
     def leave(self, frames: Frames) -> None:
         """Send frames that nobody waits to see sent."""
-        self.send(frames, [])
+        self.send(frames)
 
     # -- in
 
@@ -202,11 +208,12 @@ class Client:
             return
         if type(event) is Replied:
             waiter: Waiter = event.context
-            outcome = self._reply(event) if event.in_block else event.reply
-            if waiter.done is None and waiter.outcome is None:
-                waiter.outcome = outcome
+            if event.in_block:
+                waiter.end(self._reply(event))
+            elif waiter.done is None:
+                waiter.outcome = event.reply
             else:
-                waiter.end(outcome)
+                waiter.end(event.reply)
         elif event is not None:
             self._take(event)
 
@@ -279,6 +286,7 @@ class Client:
         for waiter in ended.values():
             waiter.end(error)
         self.outbox.clear()
+        self._unsent = 0
         self._arenas.clear()
         self.pool.close()
 

@@ -47,19 +47,19 @@ from ..core.events import (
 from ..core.provider_connection import ProviderConnection
 from ..core.registry import Registry
 from ..core.request import Reply, Request, RequestType
-from ..core.wire import Frames, Limit
+from ..core.wire import HEADER, Frames, Limit
 from .memory import Place, ReplyPlace, SharedArena
 
 log = logging.getLogger("ldmfs.channel")
 
 FAIR_TURNS = 64
-"""Packets taken in a row before other tasks have their turn."""
+"""Packets taken in a row before other tasks have their turn; a multiple of `ALONE_TURNS`."""
 
 ALONE_TURNS = 16
 """Packets after which a consumer that waits for each reply is looked at again: has it begun to send several?"""
 
 MAX_DESCRIPTORS = 8
-"""Room for descriptors with a packet; an ARENA comes with one, and what is too many ends the connection."""
+"""Room for descriptors with a packet; MEMORY comes with one, and what is too many ends the connection."""
 
 SO_PEERGROUPS = 59
 """Socket option that tells a peer's supplementary groups (`include/uapi/asm-generic/socket.h`)."""
@@ -89,26 +89,33 @@ async def serve(listener: socket.socket, registry: Registry, dispatch: Dispatch)
             nursery.start_soon(Connection(end, registry, dispatch, nursery).run)
 
 
+class _OpenDevice(msgspec.Struct):
+    """What a consumer has open."""
+
+    consumer: Consumer
+    types: frozenset[RequestType]
+    """The types of requests that it may send, decided when it opened the device, as for a file."""
+    direct: frozenset[RequestType]
+    """Those of them that need nothing but their handler, and no waiting for it."""
+
+
 class Connection:
     """One connection of a consumer's process."""
 
     def __init__(self, sock: socket.socket, registry: Registry, dispatch: Dispatch, nursery: trio.Nursery) -> None:
         self._socket = sock
+        self._send_frame = sock.send
         self._registry = registry
         self._dispatch = dispatch
         self._nursery = nursery
         self._machine = ProviderConnection(registry.container)
         self._peer, self._groups = _credentials(sock)
         self._arenas: dict[int, SharedArena] = {}
-        self._consumers: dict[int, Consumer] = {}
-        self._types: dict[int, frozenset[RequestType]] = {}
-        """The types of requests that each consumer may send, decided when it opened the device, as for a file."""
+        self._open_devices: dict[int, _OpenDevice] = {}
         self._cancels: dict[int, Callable[[], None]] = {}
         self._outbox: deque[bytes] = deque()
         self._flushed = trio.Event()
         """Set when the outbox is empty again; a new one whenever it fills."""
-        self._buffer = bytearray(Limit.MAX_FRAME)
-        self._ancillary_room = socket.CMSG_SPACE(MAX_DESCRIPTORS * 4)
 
     async def run(self) -> None:
         """Serve the connection until it ends, then close what it has left open."""
@@ -127,7 +134,7 @@ class Connection:
             with trio.CancelScope(shield=True):
                 async with trio.open_nursery() as nursery:
                     for consumer_id in lost.consumers:
-                        nursery.start_soon(self._dispatch.close, self._consumers.pop(consumer_id))
+                        nursery.start_soon(self._dispatch.close, self._open_devices.pop(consumer_id).consumer)
             trio.lowlevel.notify_closing(self._socket)
             self._socket.close()
             for shared in self._arenas.values():
@@ -136,19 +143,20 @@ class Connection:
     # -- packets
 
     async def _receive(self) -> None:
-        sock, buffer, room, view = self._socket, [self._buffer], self._ancillary_room, memoryview(self._buffer)
-        machine, turns, yielded, alone = self._machine, 0, False, False
+        sock, machine, receive = self._socket, self._machine, self._socket.recv_into
+        buffer = bytearray(Limit.MAX_FRAME + 1)  # a packet that fills it is too long, which the machine finds
+        view, turns, yielded, alone = memoryview(buffer), 0, False, False
         while True:
             turns += 1
             if self._outbox:
                 await self._flushed.wait()
             try:
-                if not turns % FAIR_TURNS:
-                    await trio.lowlevel.checkpoint()
                 if alone and turns % ALONE_TURNS:
                     os.sched_yield()
                     yielded = True
-                size, ancillary, flags, _ = sock.recvmsg_into(buffer, room, socket.MSG_CMSG_CLOEXEC)
+                elif not turns % FAIR_TURNS:
+                    await trio.lowlevel.checkpoint()
+                size = receive(buffer)
             except BlockingIOError:
                 if yielded:
                     await trio.lowlevel.wait_readable(sock)
@@ -161,44 +169,54 @@ class Connection:
             if not size:
                 return
             yielded, alone = False, yielded
-            if ancillary or flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC):
-                event = self._with_descriptors(view[:size], ancillary, flags)
-            else:
-                event = machine.receive(view[:size])
+            event = machine.receive(view[:size])
             if type(event) is RequestReceived:
                 self._request(event)
-            elif isinstance(event, PeerFailed):
+            elif event is None:
+                if machine.awaits_memory:
+                    await self._receive_memory()
+            elif type(event) is PeerFailed:
                 return
-            elif event is not None:
+            else:
                 self._take(event)
 
-    def _with_descriptors(self, frame: memoryview, ancillary: Any, flags: int) -> Any:
+    async def _receive_memory(self) -> None:
+        """Receive one packet with its descriptors, and map the arena that it brings."""
+        room = socket.CMSG_SPACE(MAX_DESCRIPTORS * 4)
+        while True:
+            try:
+                frame, ancillary, flags, _ = self._socket.recvmsg(HEADER.size + 1, room, socket.MSG_CMSG_CLOEXEC)
+                break
+            except BlockingIOError:
+                await trio.lowlevel.wait_readable(self._socket)
+            except ConnectionResetError:
+                return
         fds = array.array("i")
         for _, _, data in ancillary:
             fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
         try:
-            if flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC):
-                raise ProtocolError("a packet is longer than a frame, or has too many descriptors")
-            return self._machine.receive(frame, fds.tolist())
+            if flags & socket.MSG_CTRUNC:
+                raise ProtocolError("a packet has too many descriptors")
+            event = self._machine.receive(frame, fds) if frame else None
         except BaseException:
             for fd in fds:
                 os.close(fd)
             raise
+        if event is not None:
+            self._take(event)
 
     def _send(self, frames: Frames) -> None:
         """Send now what the socket has room for; the rest goes before the next packet is received."""
         if not self._outbox:
-            for place, frame in enumerate(frames):
-                try:
-                    self._socket.send(frame)
-                except BlockingIOError:
-                    frames = frames[place:]
-                    self._flushed = trio.Event()
-                    self._nursery.start_soon(self._flush)
-                    break
-                except OSError:  # the consumer is gone, as the next receive will tell
-                    return
-            else:
+            try:
+                while frames:
+                    self._send_frame(frames[0])
+                    frames = frames[1:]
+                return
+            except BlockingIOError:
+                self._flushed = trio.Event()
+                self._nursery.start_soon(self._flush)
+            except OSError:  # the consumer is gone, as the next receive will tell
                 return
         self._outbox.extend(frames)
 
@@ -255,15 +273,17 @@ class Connection:
             self._send(self._machine.failed(event.id, outcome))
             return
         device = outcome.device
-        self._consumers[outcome.id] = outcome
-        self._types[outcome.id] = allowed = self._allowed(device)
+        allowed = self._allowed(device)
+        inline = device.request_execution is _INLINE and device.kind is not _BLOCK
+        direct = allowed - {_NON_STANDARD} if inline else frozenset()
+        self._open_devices[outcome.id] = _OpenDevice(outcome, allowed, direct)
         frames = self._machine.opened(
             event.id, outcome.id, kind=device.kind, size=device.size, accepts=allowed,
             execution=device.request_execution,
         )  # fmt: skip
         self._send(frames)
         if not frames:  # the connection ended meanwhile
-            del self._consumers[outcome.id], self._types[outcome.id]
+            del self._open_devices[outcome.id]
             with trio.CancelScope(shield=True):
                 await self._dispatch.close(outcome)
 
@@ -275,17 +295,20 @@ class Connection:
         return await self._dispatch.open(device, msgspec.structs.replace(self._peer, chain=event.chain))
 
     async def _close(self, event: CloseRequested) -> None:
-        consumer = self._consumers.pop(event.consumer_id)
-        del self._types[event.consumer_id]
+        consumer = self._open_devices.pop(event.consumer_id).consumer
         with trio.CancelScope(shield=True):
             await self._dispatch.close(consumer)
         self._send(self._machine.closed(event.id))
 
     def _request(self, event: RequestReceived) -> None:
-        consumer = self._consumers[event.consumer_id]
-        request = event.request
+        opened = self._open_devices[event.consumer_id]
+        request, consumer = event.request, opened.consumer
         try:
-            if request.type not in self._types[event.consumer_id]:
+            if request.type in opened.direct and not event.blocks:  # the usual case, without detours
+                reply = self._dispatch.request_inline(consumer, request)
+                self._send(self._machine.replied(event.id, reply.data, reply.metadata))
+                return
+            if request.type not in opened.types:
                 raise self._refusal(consumer.device, request)
             if event.blocks:
                 request = self._from_block(event)

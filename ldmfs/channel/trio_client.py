@@ -42,7 +42,14 @@ async def connect(path: Path) -> socket.socket:
 class _Client(Client):
     _pushing = False
 
-    def send(self, frames: Frames, arenas: list[SharedArena]) -> None:
+    def lose(self, error: LdmError) -> None:
+        """End the connection, and close the socket for whoever waits for it."""
+        super().lose(error)
+        if self.socket.fileno() >= 0:
+            trio.lowlevel.notify_closing(self.socket)
+            self.socket.close()
+
+    def send(self, frames: Frames, arenas: tuple[SharedArena, ...] = ()) -> None:
         """Send frames: now, or when the socket has room, in a task that no caller's cancellation cuts short."""
         super().send(frames, arenas)
         if self.outbox and not self._pushing:
@@ -123,8 +130,6 @@ class TrioClient:
     def aclose(self) -> None:
         """End the connection: whatever is outstanding ends with an error."""
         self._client.lose(NotServed("the connection was closed"))
-        trio.lowlevel.notify_closing(self._client.socket)
-        self._client.socket.close()
 
     def detach(self) -> None:
         """Forget the connection, in a process that was forked."""

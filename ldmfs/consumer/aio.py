@@ -19,68 +19,52 @@ import trio
 from ..channel.blocking import run_handler
 from ..channel.client import CHAIN_BLOCKS
 from ..channel.trio_client import TrioClient, connect
-from ..core.device import Consumer, Kind
-from ..core.errors import HandleClosed, LdmError, NotServed, RequestCancelled
-from ..core.request import Reply, Request, RequestType
+from ..core.device import Consumer
+from ..core.errors import NotServed, RequestCancelled
+from ..core.request import Reply, Request
 from .blocking import CompletionHandler, Data
+from .device import About, OpenDeviceBase
 from .file import File
 from .local import Here
 from .name import (
     DeviceName,
     Marshal,
+    Outcome,
     Unmarshal,
     as_error,
     as_request,
-    marshalled,
     missing,
-    outcome_of,
     parse,
-    unmarshalled,
 )
 
 
-class Way(Protocol):
+class Way(About, Protocol):
     """An open device, by whatever path."""
-
-    consumer_id: int
-    kind: Kind
-    size: int
-    accepts: frozenset[RequestType]
 
     async def request(self, request: Request) -> Reply: ...
     async def close(self) -> None: ...
 
 
-class OpenDevice:
+class OpenDevice(OpenDeviceBase[Way]):
     """A device that was opened; an asynchronous context manager that closes it."""
-
-    def __init__(self, name: DeviceName, way: Way, marshal: Marshal | None, unmarshal: Unmarshal | None) -> None:
-        self.name = str(name)
-        self.consumer_id = way.consumer_id
-        self.kind = way.kind
-        self.size = way.size
-        self.accepts = way.accepts
-        self._way: Way | None = way
-        self._marshal = marshal
-        self._unmarshal = unmarshal
 
     async def send(self, request: Request) -> Reply:
         """Send a request and wait for its reply."""
         way = self._checked()
         if isinstance(way, _Local):
             return await way.request(request)
-        return unmarshalled(request, await way.request(marshalled(request, self._marshal)), self._unmarshal)
+        return self._incoming(request, await way.request(self._outgoing(request)))
 
     @property
     def lost(self) -> bool:
         """Whether the provider's process ended, so that the device has to be opened anew."""
         return self._way is not None and isinstance(self._way, _Channel) and self._way.lost
 
-    def send_soon(self, request: Request, done: Callable[[Reply | LdmError], None]) -> None:
+    def send_soon(self, request: Request, done: Callable[[Outcome], None]) -> None:
         """Send a request; `done` is called once, by another task, with the reply or the error."""
         way = self._checked()
         if isinstance(way, _Channel):
-            way.request_soon(marshalled(request, self._marshal), lambda _, outcome: done(self._back(request, outcome)))
+            way.request_soon(self._outgoing(request), self._to(request, done))
         else:
             trio.lowlevel.spawn_system_task(self._run, request, done)
 
@@ -98,22 +82,14 @@ class OpenDevice:
     ) -> None:
         await self.close()
 
-    def _checked(self) -> Way:
-        if self._way is None:
-            raise HandleClosed(f"device {self.name} is closed")
-        return self._way
-
-    async def _run(self, request: Request, done: Callable[[Reply | LdmError], None]) -> None:
-        outcome: Reply | LdmError = RequestCancelled("the trio run ended")
+    async def _run(self, request: Request, done: Callable[[Outcome], None]) -> None:
+        outcome: Outcome = RequestCancelled("the trio run ended")
         try:
             outcome = await self.send(request)
         except Exception as error:
             outcome = as_error(error)
         finally:
             done(outcome)
-
-    def _back(self, request: Request, outcome: Reply | LdmError) -> Reply | LdmError:
-        return outcome_of(request, outcome, self._unmarshal)
 
 
 class _Channel:
@@ -176,7 +152,8 @@ class _Connections:
 
     def __init__(self) -> None:
         self._clients: dict[tuple[Path, str], TrioClient] = {}
-        self._lock = trio.Lock()
+        self._connecting: dict[tuple[Path, str], trio.Lock] = {}
+        """Held while a container is being connected to and greeted, which takes as long as it likes."""
         trio.lowlevel.spawn_system_task(self._close_at_end)
 
     @classmethod
@@ -192,7 +169,7 @@ class _Connections:
     async def to(self, name: DeviceName) -> TrioClient:
         """Return a connection.  Raises `FileNotFoundError` where the container has no channel, `NotServed`."""
         key = name.root, name.container
-        async with self._lock:
+        async with self._connecting.setdefault(key, trio.Lock()):
             client = self._clients.get(key)
             if client is None or client.lost:
                 here = Here.current
@@ -275,7 +252,7 @@ async def send_request(
         return bytes(reply.data) if plain else reply
     handler = completion_handler
 
-    def done(outcome: Reply | LdmError) -> None:
+    def done(outcome: Outcome) -> None:
         value = bytes(outcome.data) if plain and isinstance(outcome, Reply) else outcome
         run_handler(handler, completion_context, value)
 

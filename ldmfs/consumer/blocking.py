@@ -17,22 +17,21 @@ from typing import Any, Protocol, overload
 
 from ..channel.blocking import BlockingClient, connect, run_handler
 from ..channel.client import CHAIN_BLOCKS
-from ..core.device import Consumer, Kind
-from ..core.errors import HandleClosed, LdmError, NotServed
+from ..core.device import Consumer
+from ..core.errors import NotServed
 from ..core.request import Reply, Request, RequestType
+from .device import About, OpenDeviceBase
 from .file import File
 from .local import Here
 from .name import (
     DeviceName,
     Marshal,
+    Outcome,
     Unmarshal,
     as_error,
     as_request,
-    marshalled,
     missing,
-    outcome_of,
     parse,
-    unmarshalled,
 )
 
 Data = bytes | bytearray | memoryview
@@ -41,46 +40,31 @@ CompletionHandler = Callable[[Any, Any], object]
 _CALL, _NON_STANDARD = RequestType.CALL, RequestType.NON_STANDARD
 
 
-class Way(Protocol):
+class Way(About, Protocol):
     """An open device, by whatever path."""
-
-    consumer_id: int
-    kind: Kind
-    size: int
-    accepts: frozenset[RequestType]
 
     def request(self, request: Request) -> Reply: ...
     def close(self) -> None: ...
 
 
-class OpenDevice:
+class OpenDevice(OpenDeviceBase[Way]):
     """A device that was opened; a context manager that closes it.
 
     `consumer_id` identifies this open to the provider; `kind`, `size` in bytes and `accepts` are the device's.
     """
-
-    def __init__(self, name: DeviceName, way: Way, marshal: Marshal | None, unmarshal: Unmarshal | None) -> None:
-        self.name = str(name)
-        self.consumer_id = way.consumer_id
-        self.kind = way.kind
-        self.size = way.size
-        self.accepts = way.accepts
-        self._way: Way | None = way
-        self._marshal = marshal
-        self._unmarshal = unmarshal
 
     def send(self, request: Request) -> Reply:
         """Send a request and wait for its reply."""
         way = self._checked() if self._way is None else self._way
         if request.type is not _NON_STANDARD or isinstance(way, _Local):
             return way.request(request)
-        return unmarshalled(request, way.request(marshalled(request, self._marshal)), self._unmarshal)
+        return self._incoming(request, way.request(self._outgoing(request)))
 
-    def send_soon(self, request: Request, done: Callable[[Reply | LdmError], None]) -> None:
+    def send_soon(self, request: Request, done: Callable[[Outcome], None]) -> None:
         """Send a request; `done` is called once, in another thread, with the reply or the error."""
         way = self._checked()
         if isinstance(way, _Channel):
-            way.request_soon(marshalled(request, self._marshal), lambda _, outcome: done(self._back(request, outcome)))
+            way.request_soon(self._outgoing(request), self._to(request, done))
             return
         threading.Thread(target=lambda: done(self._outcome(request)), name="ldmfs-request", daemon=True).start()
 
@@ -100,19 +84,11 @@ class OpenDevice:
         if getattr(self, "_way", None) is not None:
             warnings.warn(f"device {self.name} was not closed", ResourceWarning, source=self, stacklevel=1)
 
-    def _checked(self) -> Way:
-        if self._way is None:
-            raise HandleClosed(f"device {self.name} is closed")
-        return self._way
-
-    def _outcome(self, request: Request) -> Reply | LdmError:
+    def _outcome(self, request: Request) -> Outcome:
         try:
             return self.send(request)
         except Exception as error:
             return as_error(error)
-
-    def _back(self, request: Request, outcome: Reply | LdmError) -> Reply | LdmError:
-        return outcome_of(request, outcome, self._unmarshal)
 
 
 class _Channel:
@@ -150,6 +126,8 @@ class _Connections:
 
     def __init__(self) -> None:
         self._clients: dict[tuple[Path, str], BlockingClient] = {}
+        self._connecting: dict[tuple[Path, str], threading.Lock] = {}
+        """Held while a container is being connected to and greeted, which takes as long as it likes."""
         self._lock = threading.Lock()
         atexit.register(self.close)
         os.register_at_fork(after_in_child=self._forked)
@@ -157,12 +135,19 @@ class _Connections:
     def to(self, name: DeviceName) -> BlockingClient:
         """Return a connection.  Raises `FileNotFoundError` where the container has no channel, `NotServed`."""
         key = name.root, name.container
+        client = self._clients.get(key)
+        if client is not None and not client.lost:
+            return client
         with self._lock:
+            connecting = self._connecting.setdefault(key, threading.Lock())
+        with connecting:
             client = self._clients.get(key)
             if client is None or client.lost:
                 here = Here.current
                 own = here.registry.container if here is not None and here.root == name.root else ""
-                client = self._clients[key] = BlockingClient(connect(name.socket), own)
+                client = BlockingClient(connect(name.socket), own)
+                with self._lock:
+                    self._clients[key] = client
             return client
 
     def close(self) -> None:
@@ -177,6 +162,7 @@ class _Connections:
         for client in self._clients.values():
             client.detach()
         self._clients.clear()
+        self._connecting.clear()
 
 
 _connections = _Connections()
@@ -258,7 +244,7 @@ def send_request(
         return bytes(reply.data) if plain else reply
     handler = completion_handler
 
-    def done(outcome: Reply | LdmError) -> None:
+    def done(outcome: Outcome) -> None:
         value = bytes(outcome.data) if plain and isinstance(outcome, Reply) else outcome
         run_handler(handler, completion_context, value)
 

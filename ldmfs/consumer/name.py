@@ -14,6 +14,7 @@ from .tree import channel_socket, default_root
 
 Marshal = Callable[[Any], bytes]
 Unmarshal = Callable[[bytes], Any]
+Outcome = Reply | LdmError
 
 
 class DeviceName(NamedTuple):
@@ -89,7 +90,7 @@ def unmarshalled(request: Request, reply: Reply, unmarshal: Unmarshal | None) ->
     return Reply(reply.data, reply.metadata, unmarshal(bytes(reply.data)))
 
 
-def outcome_of(request: Request, outcome: Reply | LdmError, unmarshal: Unmarshal | None) -> Reply | LdmError:
+def outcome_of(request: Request, outcome: Outcome, unmarshal: Unmarshal | None) -> Outcome:
     """Return what a completion handler is told: it gets an error also where `unmarshal` raises one."""
     if isinstance(outcome, LdmError):
         return outcome

@@ -21,6 +21,8 @@ the packet's descriptors, and calls `lost`; nothing but this connection is conce
     GREETING    WELCOME -> READY                     welcome() -> READY                 WELCOME (consumer)
     READY       first frame of a long message -> PIECES                                 see `_TAKES`
     PIECES      its last frame -> READY                                                 CONTINUE
+    READY                                            ARENA -> MEMORY
+    MEMORY                                           MEMORY -> READY                    MEMORY, with its descriptor
     any         fail(), lost() or ERROR -> CLOSED
     CLOSED                                                                              nothing
 """
@@ -39,23 +41,22 @@ from .errors import (
     ProtocolError,
     from_errno,
 )
-from .events import (
-    Greeted,
-    Limits,
-    PeerFailed,
-    State,
-)
+from .events import Greeted, Limits, PeerFailed, State
 from .request import RequestType
 from .wire import (
+    EXECUTIONS,
     GREETING,
-    HEADER,
+    HEADER_SIZE,
+    KINDS,
     MAGIC,
     MAX_INLINE,
+    MAX_METADATA,
     OPENED,
+    REPLY,
+    REQUEST,
     TYPES,
     VERSION,
     Buffer,
-    Flag,
     FrameKind,
     Frames,
     Limit,
@@ -63,14 +64,6 @@ from .wire import (
     encode,
     unpack,
 )
-
-_KINDS = tuple(Kind)
-_EXECUTIONS = tuple(Execution)
-_HEADER_SIZE = HEADER.size
-_INLINE = int(MAX_INLINE)
-_MAX_METADATA = int(Limit.MAX_METADATA)
-_REQUEST, _REPLY, _OPEN, _CLOSE = map(int, (FrameKind.REQUEST, FrameKind.REPLY, FrameKind.OPEN, FrameKind.CLOSE))
-_IN_BLOCK = int(Flag.IN_BLOCK)
 
 Header: TypeAlias = tuple[int, ...]
 
@@ -110,9 +103,9 @@ class Connection(Generic[Event]):
         handler = self._takes.get(header[0])
         if handler is None:
             raise ProtocolError(f"{kind_name(header[0])} is not allowed in state {self.state.value}")
-        body = bytes(frame[_HEADER_SIZE:])
+        body = bytes(frame[HEADER_SIZE:])
         size = header[8] + header[9]
-        if len(body) != size or size > _INLINE or header[9] > _MAX_METADATA or descriptors:
+        if len(body) != size or size > MAX_INLINE or header[9] > MAX_METADATA or descriptors:
             return self._unusual(handler, header, body, descriptors)
         return handler(self, header, body, ())  # type: ignore[no-any-return]
 
@@ -130,15 +123,15 @@ class Connection(Generic[Event]):
     def _unusual(self, handler: Handler, header: Header, body: bytes, descriptors: Sequence[int]) -> Event | None:
         """Take a frame with a descriptor, or the first of a long message; whatever else brings it here is refused."""
         kind, size = header[0], header[8] + header[9]
-        if descriptors and kind != FrameKind.ARENA:
+        if descriptors and kind != FrameKind.MEMORY:
             raise ProtocolError(f"descriptors came with {kind_name(kind)}")
-        if len(body) != min(size, _INLINE):
+        if len(body) != min(size, MAX_INLINE):
             raise ProtocolError(f"{kind_name(kind)} has {len(body)} bytes of {size} behind its header")
-        if header[9] > _MAX_METADATA:
-            raise ProtocolError(f"{kind_name(kind)} has {header[9]} bytes of metadata, {_MAX_METADATA} are allowed")
-        if size <= _INLINE:
+        if header[9] > MAX_METADATA:
+            raise ProtocolError(f"{kind_name(kind)} has {header[9]} bytes of metadata, {MAX_METADATA} are allowed")
+        if size <= MAX_INLINE:
             return handler(self, header, body, descriptors)  # type: ignore[no-any-return]
-        if kind not in (_REQUEST, _REPLY) or size > self.limits.max_payload:
+        if kind not in (REQUEST, REPLY) or size > self.limits.max_payload:
             raise ProtocolError(f"{kind_name(kind)} of {size} bytes is too long")
         self._long = header, [body], size - len(body)
         self._enter(State.PIECES)
@@ -147,7 +140,7 @@ class Connection(Generic[Event]):
     def _continue(self, header: Header, body: bytes, _: Sequence[int]) -> Event | None:
         assert self._long is not None
         first, pieces, missing = self._long
-        if header[4] != first[4] or len(body) != min(missing, _INLINE):
+        if header[4] != first[4] or len(body) != min(missing, MAX_INLINE):
             raise ProtocolError(
                 f"CONTINUE with {len(body)} bytes of {header[4]}, where {missing} of {first[4]} are due"
             )
@@ -182,11 +175,11 @@ class Connection(Generic[Event]):
         return PeerFailed(error_of(header[3], body))
 
     def _check_size(self, size: int, metadata_size: int) -> None:
-        limit = max(self.peer.max_payload, _INLINE)
+        limit = max(self.peer.max_payload, MAX_INLINE)
         if size > min(limit, Limit.MAX_PAYLOAD):
             raise MessageTooLong(f"{size} bytes are more than the {limit} that the other side takes inline")
-        if metadata_size > _MAX_METADATA:
-            raise MessageTooLong(f"{metadata_size} bytes of metadata, {_MAX_METADATA} are allowed")
+        if metadata_size > MAX_METADATA:
+            raise MessageTooLong(f"{metadata_size} bytes of metadata, {MAX_METADATA} are allowed")
 
 
 def refuse_cycle(container: str, device: str, chain: Sequence[str]) -> None:
@@ -243,7 +236,7 @@ def device_of(about: bytes) -> tuple[Kind, int, frozenset[RequestType], Executio
     except struct.error:
         raise ProtocolError(f"OPENED has {OPENED.size} bytes of data, not {len(about)}") from None
     types = frozenset(type for number, type in TYPES.items() if mask >> number & 1)
-    known = 1 <= kind <= len(_KINDS) and 1 <= execution <= len(_EXECUTIONS)
+    known = 1 <= kind <= len(KINDS) and 1 <= execution <= len(EXECUTIONS)
     if not known or mask != sum(1 << type for type in types):
         raise ProtocolError(f"OPENED with kind {kind}, execution {execution}, types {mask:#x}")
-    return _KINDS[kind - 1], size, types, _EXECUTIONS[execution - 1]
+    return KINDS[kind - 1], size, types, EXECUTIONS[execution - 1]

@@ -8,7 +8,7 @@ from typing import Any
 
 from .blocks import check_sizes
 from .channel import Connection, Header, device_of, error_of, kind_name
-from .device import Execution, Kind, check_name
+from .device import check_name
 from .errors import (
     DeviceLoop,
     HandleClosed,
@@ -34,11 +34,14 @@ from .events import (
 )
 from .request import Reply
 from .wire import (
-    HEADER,
+    CLOSE,
+    IN_BLOCK,
     MAX_INLINE,
+    OPEN,
+    REPLY,
+    REQUEST,
     TYPES,
     Buffer,
-    Flag,
     FrameKind,
     Frames,
     Limit,
@@ -47,14 +50,6 @@ from .wire import (
     encode,
     pack,
 )
-
-_KINDS = tuple(Kind)
-_EXECUTIONS = tuple(Execution)
-_HEADER_SIZE = HEADER.size
-_INLINE = int(MAX_INLINE)
-_MAX_METADATA = int(Limit.MAX_METADATA)
-_REQUEST, _REPLY, _OPEN, _CLOSE = map(int, (FrameKind.REQUEST, FrameKind.REPLY, FrameKind.OPEN, FrameKind.CLOSE))
-_IN_BLOCK = int(Flag.IN_BLOCK)
 
 _CLOSED = State.CLOSED
 
@@ -99,8 +94,8 @@ class ConsumerConnection(Connection[ConsumerEvent]):
         return id, encode(FrameKind.OPEN, device.encode(), id=id, metadata=metadata)
 
     def request(
-        self, consumer_id: int, type: int, data: Buffer = b"", metadata: bytes = b"", *, offset: int = 0,
-        length: int = 0, arena: int = 0, block: int = 0, blocks: int = 0, context: Any = None,
+        self, consumer_id: int, type: int, data: Buffer = b"", metadata: bytes = b"", offset: int = 0, length: int = 0,
+        context: Any = None, *, arena: int = 0, block: int = 0, blocks: int = 0,
     ) -> tuple[int, Frames]:  # fmt: skip
         """Send a request: inline, or with `blocks` in parameter block `block`, which was filled, of `arena`.
 
@@ -115,18 +110,18 @@ class ConsumerConnection(Connection[ConsumerEvent]):
         if blocks:
             self._check_location(arena, block + blocks, len(data) + len(metadata))
         data_size, metadata_size, id = len(data), len(metadata), self._next_id
-        long = data_size + metadata_size > _INLINE
+        long = data_size + metadata_size > MAX_INLINE
         if long or metadata_size:
             self._check_size(data_size + metadata_size, metadata_size)
         try:
-            header = pack(_REQUEST, type, _IN_BLOCK if blocks else 0, 0, id, consumer_id, offset, length, data_size,
+            header = pack(REQUEST, type, IN_BLOCK if blocks else 0, 0, id, consumer_id, offset, length, data_size,
                           metadata_size, arena, block, blocks)  # fmt: skip
         except struct.error as error:
             raise InvalidRequest(f"a number of the request is out of range: {error}") from None
         if (offset | length) < 0 or type not in TYPES:
             raise InvalidRequest(f"there is no request of type {type} with offset {offset} and length {length}")
         self._next_id = id + 1
-        self._outstanding[id] = (_REQUEST, consumer_id, blocks, context)
+        self._outstanding[id] = (REQUEST, consumer_id, blocks, context)
         if long:
             return id, cut(header, id, data, metadata)
         return id, ((header + data + metadata) if metadata_size else header + data,)
@@ -150,20 +145,21 @@ class ConsumerConnection(Connection[ConsumerEvent]):
         pending = self._outstanding.get(id)
         if pending is None:
             return ()
-        if pending[0] == _CLOSE:
+        if pending[0] == CLOSE:
             raise ValueError("a close cannot be cancelled")
         self._cancelled[id] = self._outstanding.pop(id)
         return () if self.state is _CLOSED else encode(FrameKind.CANCEL, id=id)
 
     def arena(self, size: int, blocks: int) -> tuple[int, Frames]:
-        """Make an arena known; the frame is sent with its descriptor.  Raises `QueueFull` for one too many."""
+        """Make an arena known; the last frame is sent with its descriptor.  Raises `QueueFull` for one too many."""
         self._check_ready()
         check_sizes(size, blocks)
         if len(self._arenas) >= min(self.peer.max_arenas, self.limits.max_arenas):
             raise QueueFull(f"{len(self._arenas)} arenas over one connection are as many as may be")
         arena, self._next_arena = self._next_arena, self._next_arena + 1
         self._arenas[arena] = blocks
-        return arena, encode(FrameKind.ARENA, arena=arena, length=size, blocks=blocks)
+        about = encode(FrameKind.ARENA, arena=arena, length=size, blocks=blocks)
+        return arena, about + encode(FrameKind.MEMORY, arena=arena)
 
     def arena_gone(self, arena: int) -> Frames:
         """Withdraw an arena: no request will come in it any more."""
@@ -221,7 +217,7 @@ class ConsumerConnection(Connection[ConsumerEvent]):
     def _opened(self, header: Header, body: bytes, _: Sequence[int]) -> Opened:
         id, consumer_id = header[4:6]
         pending, late = self._pending(id, header[0])
-        if pending[0] != _OPEN or consumer_id in self._open or not consumer_id:
+        if pending[0] != OPEN or consumer_id in self._open or not consumer_id:
             raise ProtocolError(f"OPENED for {id} as consumer {consumer_id} answers no open, or that id is in use")
         device = device_of(body)
         del (self._cancelled if late else self._outstanding)[id]
@@ -233,15 +229,15 @@ class ConsumerConnection(Connection[ConsumerEvent]):
         pending = self._outstanding.get(id)
         if pending is None or status:
             return self._failed(id, status, body)
-        if pending[0] != _REQUEST or (flags and (flags != _IN_BLOCK or not pending[2] or body)):
+        if pending[0] != REQUEST or (flags and (flags != IN_BLOCK or not pending[2] or body)):
             raise ProtocolError(f"REPLY to {id} does not fit what was asked")
         del self._outstanding[id]
         reply = Reply(body[:data_size], body[data_size:]) if metadata_size else Reply(body)
-        return Replied(id, reply, flags == _IN_BLOCK, pending[3])
+        return Replied(id, reply, flags == IN_BLOCK, pending[3])
 
     def _failed(self, id: int, status: int, body: bytes) -> Failed | Released:
-        pending, late = self._pending(id, _REPLY)
-        if pending[0] == _CLOSE or (late and pending[0] == _OPEN and not status):
+        pending, late = self._pending(id, REPLY)
+        if pending[0] == CLOSE or (late and pending[0] == OPEN and not status):
             raise ProtocolError(f"REPLY to {id} does not fit what was asked")
         if late:
             del self._cancelled[id]
@@ -253,10 +249,10 @@ class ConsumerConnection(Connection[ConsumerEvent]):
     def _closed(self, header: Header, _body: bytes, _: Sequence[int]) -> Closed:
         id, consumer_id = header[4:6]
         pending, _late = self._pending(id, header[0])
-        if pending[:2] != (_CLOSE, consumer_id):
+        if pending[:2] != (CLOSE, consumer_id):
             raise ProtocolError(f"CLOSED for {id}, which does not close consumer {consumer_id}")
         for each in (*self._outstanding.values(), *self._cancelled.values()):
-            if each[0] == _REQUEST and each[1] == consumer_id:
+            if each[0] == REQUEST and each[1] == consumer_id:
                 raise ProtocolError(f"CLOSED for consumer {consumer_id}, which has requests outstanding")
         del self._outstanding[id]
         return Closed(id, consumer_id, pending[3])

@@ -8,13 +8,9 @@ from typing import Any, TypeAlias
 import msgspec
 
 from .device import Execution, Kind
-from .errors import (
-    LdmError,
-)
+from .errors import LdmError
 from .request import Reply, Request, RequestType
-from .wire import (
-    Limit,
-)
+from .wire import Limit
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -156,4 +152,5 @@ class State(enum.Enum):
     GREETING = "greeting"
     READY = "ready"
     PIECES = "pieces"
+    MEMORY = "memory"
     CLOSED = "closed"

@@ -8,10 +8,7 @@ from typing import NamedTuple
 from .blocks import check_sizes
 from .channel import Connection, Header, chain_of, kind_name, name_of, status_of
 from .device import Execution, Kind
-from .errors import (
-    LdmError,
-    ProtocolError,
-)
+from .errors import LdmError, ProtocolError
 from .events import (
     LIMITS,
     ArenaGone,
@@ -26,12 +23,14 @@ from .events import (
 )
 from .request import Request, RequestType
 from .wire import (
-    HEADER,
+    EXECUTIONS,
+    IN_BLOCK,
+    KINDS,
     MAX_INLINE,
     OPENED,
+    REPLY,
     TYPES,
     Buffer,
-    Flag,
     FrameKind,
     Frames,
     Limit,
@@ -41,14 +40,6 @@ from .wire import (
     encode,
     pack,
 )
-
-_KINDS = tuple(Kind)
-_EXECUTIONS = tuple(Execution)
-_HEADER_SIZE = HEADER.size
-_INLINE = int(MAX_INLINE)
-_MAX_METADATA = int(Limit.MAX_METADATA)
-_REQUEST, _REPLY, _OPEN, _CLOSE = map(int, (FrameKind.REQUEST, FrameKind.REPLY, FrameKind.OPEN, FrameKind.CLOSE))
-_IN_BLOCK = int(Flag.IN_BLOCK)
 
 _CLOSED = State.CLOSED
 
@@ -77,6 +68,13 @@ class ProviderConnection(Connection[ProviderEvent]):
         self._closing: dict[int, int] = {}
         """Consumer id by the id of its close."""
         self._last_id = 0
+        self._announced = (0, 0, 0)
+        """Number, bytes and blocks of the arena whose memory comes next."""
+
+    @property
+    def awaits_memory(self) -> bool:
+        """Whether the next packet brings a descriptor, for which the edge makes room."""
+        return self.state is State.MEMORY
 
     def welcome(self) -> Frames:
         """Accept the consumer that was `Greeted`."""
@@ -98,7 +96,7 @@ class ProviderConnection(Connection[ProviderEvent]):
         if consumer_id in self._open or not consumer_id:
             raise ValueError(f"consumer {consumer_id} is open already, or no consumer id")
         mask = sum(1 << type for type in frozenset(accepts))
-        about = OPENED.struct.pack(size, mask, _KINDS.index(kind) + 1, _EXECUTIONS.index(execution) + 1)
+        about = OPENED.struct.pack(size, mask, KINDS.index(kind) + 1, EXECUTIONS.index(execution) + 1)
         del self._outstanding[id]
         self._open.add(consumer_id)
         return encode(FrameKind.OPENED, about, id=id, consumer_id=consumer_id)
@@ -111,10 +109,10 @@ class ProviderConnection(Connection[ProviderEvent]):
         if not isinstance(data, bytes):
             data = as_bytes(data)
         data_size, metadata_size = len(data), len(metadata)
-        long = data_size + metadata_size > _INLINE
+        long = data_size + metadata_size > MAX_INLINE
         if long or metadata_size:
             self._check_size(data_size + metadata_size, metadata_size)
-        header = pack(_REPLY, 0, 0, 0, id, 0, 0, 0, data_size, metadata_size, 0, 0, 0)
+        header = pack(REPLY, 0, 0, 0, id, 0, 0, 0, data_size, metadata_size, 0, 0, 0)
         del self._outstanding[id]
         if long:
             return cut(header, id, data, metadata)
@@ -127,7 +125,7 @@ class ProviderConnection(Connection[ProviderEvent]):
         if not self._outstanding[id][1]:
             raise ValueError(f"request {id} came inline")
         del self._outstanding[id]
-        return (pack(_REPLY, 0, _IN_BLOCK, 0, id, 0, 0, 0, 0, 0, 0, 0, 0),)
+        return (pack(REPLY, 0, IN_BLOCK, 0, id, 0, 0, 0, 0, 0, 0, 0, 0),)
 
     def failed(self, id: int, error: LdmError) -> Frames:
         """Answer an open or a request with an error."""
@@ -220,7 +218,7 @@ class ProviderConnection(Connection[ProviderEvent]):
 
     def _check_location(self, header: Header, body: bytes) -> None:
         flags, (arena, block, blocks) = header[2], header[10:]
-        if flags != _IN_BLOCK or not blocks or body or self._arenas.get(arena, 0) < block + blocks:
+        if flags != IN_BLOCK or not blocks or body or self._arenas.get(arena, 0) < block + blocks:
             raise ProtocolError(f"REQUEST in {blocks} blocks from {block} on of arena {arena}, which cannot be")
 
     def _cancel_requested(self, header: Header, _body: bytes, _: Sequence[int]) -> CancelRequested | None:
@@ -238,14 +236,20 @@ class ProviderConnection(Connection[ProviderEvent]):
         self._closing[id] = consumer_id
         return CloseRequested(id, consumer_id)
 
-    def _arena_received(self, header: Header, _body: bytes, descriptors: Sequence[int]) -> ArenaReceived:
+    def _arena_announced(self, header: Header, _body: bytes, _: Sequence[int]) -> None:
         size, arena, blocks = header[7], header[10], header[12]
-        if len(descriptors) != 1:
-            raise ProtocolError(f"ARENA comes with one descriptor, not {len(descriptors)}")
         if not arena or arena in self._arenas or len(self._arenas) >= self.limits.max_arenas:
             raise ProtocolError(f"ARENA {arena} is known already, or one too many")
         check_sizes(size, blocks)
+        self._announced = arena, size, blocks
+        self._enter(State.MEMORY)
+
+    def _memory_received(self, header: Header, _body: bytes, descriptors: Sequence[int]) -> ArenaReceived:
+        arena, size, blocks = self._announced
+        if len(descriptors) != 1 or header[10] != arena:
+            raise ProtocolError(f"MEMORY of arena {header[10]} with {len(descriptors)} descriptors, not {arena} with 1")
         self._arenas[arena] = blocks
+        self._enter(State.READY)
         return ArenaReceived(arena, size, blocks, descriptors[0])
 
     def _arena_gone(self, header: Header, _body: bytes, _: Sequence[int]) -> ArenaGone:
@@ -261,10 +265,11 @@ class ProviderConnection(Connection[ProviderEvent]):
             FrameKind.REQUEST: _requested,
             FrameKind.CANCEL: _cancel_requested,
             FrameKind.CLOSE: _close_requested,
-            FrameKind.ARENA: _arena_received,
+            FrameKind.ARENA: _arena_announced,
             FrameKind.ARENA_GONE: _arena_gone,
             FrameKind.ERROR: Connection._peer_failed,
         },
         State.PIECES: {FrameKind.CONTINUE: Connection._continue},
+        State.MEMORY: {FrameKind.MEMORY: _memory_received},
         State.CLOSED: {},
     }

@@ -6,17 +6,21 @@ import array
 import contextlib
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import trio
 
-from ldmfs.channel.address import address
+from ldmfs.channel.address import address, listen
 from ldmfs.channel.memory import SharedArena
+from ldmfs.consumer.tree import channel_socket
 from ldmfs.core.consumer_connection import ConsumerConnection
-from ldmfs.core.events import Failed, Opened, Replied
+from ldmfs.core.device import Execution, Kind
+from ldmfs.core.events import ArenaReceived, Failed, Opened, OpenRequested, Replied
+from ldmfs.core.provider_connection import ProviderConnection
 from ldmfs.core.request import Request, RequestType
-from ldmfs.core.wire import Frames, Limit
+from ldmfs.core.wire import FrameKind, Frames, Limit
 
 from .served import Served
 
@@ -32,11 +36,11 @@ class RawPeer:
         self.consumer_id = 0
 
     async def send(self, *frames: bytes, descriptors: tuple[int, ...] = ()) -> None:
-        """Send packets, the first with descriptors."""
+        """Send packets; the descriptors go with MEMORY, or else with the first."""
+        sharing = next((frame for frame in frames if frame[:1] == bytes([FrameKind.MEMORY])), frames[0])
         for frame in frames:
-            fds = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
-            await self.socket.sendmsg([frame], fds)
-            descriptors = ()
+            fds = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
+            await self.socket.sendmsg([frame], fds if descriptors and frame is sharing else [])
 
     async def receive(self) -> Any:
         """Return the next event."""
@@ -122,3 +126,93 @@ def closing(fd: int) -> Any:
 
 def call(data: bytes) -> Request:
     return Request(CALL, data)
+
+
+class RawProvider:
+    """A provider's end of a connection, with the socket in the hands of the test."""
+
+    def __init__(self, sock: trio.socket.SocketType) -> None:
+        self.socket = sock
+        self.machine = ProviderConnection("box")
+        self.arenas: list[SharedArena] = []
+
+    async def send(self, *frames: bytes, descriptors: tuple[int, ...] = ()) -> None:
+        """Send packets, the first with descriptors."""
+        for frame in frames:
+            fds = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+            await self.socket.sendmsg([frame], fds)
+            descriptors = ()
+
+    async def receive(self) -> Any:
+        """Return the next event; of an arena, which is mapped, the one behind it."""
+        while True:
+            packet, ancillary, _, _ = await self.socket.recvmsg(Limit.MAX_FRAME, socket.CMSG_SPACE(64))
+            assert packet, "the connection ended"
+            fds = [int.from_bytes(data[:4], "little") for _, _, data in ancillary]
+            event = self.machine.receive(packet, fds)
+            if isinstance(event, ArenaReceived):
+                self.arenas.append(SharedArena.attach(event.descriptor, event.size, event.blocks))
+            elif event is not None:
+                return event
+
+    async def greet(self) -> RawProvider:
+        await self.receive()
+        await self.send(*self.machine.welcome())
+        return self
+
+    async def opens(self) -> int:
+        """Receive an open; return its id."""
+        event = await self.receive()
+        assert isinstance(event, OpenRequested)
+        return event.id
+
+    def opened(self, id: int, consumer_id: int = 1) -> Frames:
+        """Return the frame that answers an open."""
+        return self.machine.opened(
+            id, consumer_id, kind=Kind.MESSAGE, size=0, accepts=frozenset(RequestType), execution=Execution.ASYNC
+        )
+
+    async def ended(self) -> bytes:
+        """Wait for the end of the connection; return the last packet before it."""
+        last = b""
+        with contextlib.suppress(ConnectionResetError):
+            while packet := await self.socket.recv(Limit.MAX_FRAME):
+                last = packet
+        return last
+
+    def close(self) -> None:
+        """Close the connection, as a process does that ends."""
+        self.socket.close()
+        for shared in self.arenas:
+            shared.close()
+
+
+class RawContainer:
+    """A container whose providers are `RawProvider`s."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        self._listener = trio.socket.from_stdlib_socket(listener)
+        self._connections: list[RawProvider] = []
+
+    async def accept(self) -> RawProvider:
+        """Take in the next connection."""
+        self._connections.append(RawProvider((await self._listener.accept())[0]))
+        return self._connections[-1]
+
+    def close(self) -> None:
+        """Close all connections."""
+        for connection in self._connections:
+            connection.close()
+
+
+@contextlib.contextmanager
+def raw_container(root: Path, name: str = "box") -> Iterator[RawContainer]:
+    """Listen for consumers."""
+    path = channel_socket(root, name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with listen(path) as listener:
+        container = RawContainer(listener)
+        try:
+            yield container
+        finally:
+            container.close()
