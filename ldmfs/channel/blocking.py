@@ -68,15 +68,28 @@ class BlockingClient:
         self._due: Waiter | None = None
         self._thread: threading.Thread | None = None
         self._client.drained = self._drained
+        self._client.lock = self._lock
         try:
             self._call(self._client.greet)
-        except LdmError as error:
-            raise NotServed(f"the container went away while it was greeted: {error}") from None
+        except BaseException as error:
+            self.aclose()
+            if isinstance(error, LdmError):
+                raise NotServed(f"the container went away while it was greeted: {error}") from None
+            raise
 
     @property
     def lost(self) -> bool:
         """Whether the connection is at its end, and a new one is to be made."""
         return self._client.lost
+
+    def alive(self) -> bool:
+        """Tell whether the provider's process is there, by looking, which `lost` does not."""
+        with self._lock:
+            alive = self._client.alive()
+            if not alive:
+                self._changed.notify_all()
+                self._close_if_lost()
+            return alive
 
     def open(self, device: str, chain: tuple[str, ...]) -> Opened:
         """Open a device; raises what the provider refuses it with."""
@@ -174,7 +187,10 @@ class BlockingClient:
             if self._leader is waiter:
                 with lock:
                     self._resign()
-        return raise_error(outcome or ProviderDied("the connection is lost"))
+        try:
+            return raise_error(outcome or ProviderDied("the connection is lost"))
+        finally:
+            del waiter, outcome
 
     def _wake(self, _waiter: Waiter) -> None:
         if self._followers:
@@ -280,7 +296,18 @@ class BlockingClient:
         if self._thread is None:
             self._thread = threading.Thread(target=self._complete, name="ldmfs-completions", daemon=True)
             self._thread.start()
+        if self._client.outbox and self._leader is not None and not self._pushing:  # it may read for long
+            self._pushing += 1
+            threading.Thread(target=self._push_all, name="ldmfs-push", daemon=True).start()
         self._changed.notify_all()
+
+    def _push_all(self) -> None:
+        while True:
+            self._push()
+            with self._lock:
+                if not self._client.outbox or self._client.lost:
+                    return
+                self._pushing += 1
 
     def _end_due(self, outcome: Outcome) -> None:
         if self._due is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import copy
 import socket
 import weakref
 from collections import deque
@@ -68,6 +69,8 @@ class Client:
         self._view = memoryview(self.buffer)
         self._unsent = 0
         """The bytes in the outbox."""
+        self.lock: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
+        """Held by whoever calls this, where there are several; taken for what others cause."""
         self.drained: Callable[[], None] | None = None
         """Called when the outbox has become empty."""
         self._greeting: Waiter | None = None
@@ -77,6 +80,20 @@ class Client:
     def lost(self) -> bool:
         """Whether the connection is at its end."""
         return self.machine.state is _CLOSED
+
+    def alive(self) -> bool:
+        """Tell whether the other end is there still; where it is not, the connection ends."""
+        if not self.lost:
+            try:
+                if self.socket.recv(1, socket.MSG_PEEK | _NOW):
+                    return True
+                error = "the container's process ended"
+            except BlockingIOError:
+                return True
+            except OSError as failed:
+                error = f"the connection is lost: {failed.strerror}"
+            self.lose(ProviderDied(error))
+        return False
 
     # -- out
 
@@ -136,7 +153,16 @@ class Client:
         if arena is not None:
             return arena, ()
         self._arenas[shared], frames = self.machine.arena(shared.size, shared.blocks)
+        if shared not in self.pool.arenas:
+            shared.closing.append(self._withdraw)
         return self._arenas[shared], frames
+
+    def _withdraw(self, shared: SharedArena) -> None:
+        """Tell the provider that an arena is gone which another connection had brought."""
+        with self.lock:
+            arena = self._arenas.pop(shared, None)
+            if arena is not None:
+                self.leave(self.machine.arena_gone(arena))
 
     def send(self, frames: Frames, arenas: tuple[SharedArena, ...] = ()) -> None:
         """Send frames as far as the socket has room; the others wait in the outbox for `flush`."""
@@ -284,7 +310,7 @@ class Client:
         if self._greeting is not None:
             self._greeting.end(error)
         for waiter in ended.values():
-            waiter.end(error)
+            waiter.end(copy.copy(error))  # each is raised on its own
         self.outbox.clear()
         self._unsent = 0
         self._arenas.clear()
@@ -296,7 +322,14 @@ class Client:
 
 
 def raise_error(outcome: Outcome) -> Any:
-    """Return an outcome, or raise the error that it is."""
+    """Return an outcome, or raise the error that it is.
+
+    No frame that the error passes may know it afterwards: its traceback would make a cycle of them, which keeps the
+    request's memory mapped until it is collected.  The callers delete it, too.
+    """
     if type(outcome) is not Reply and isinstance(outcome, LdmError):
-        raise outcome
+        try:
+            raise outcome
+        finally:
+            del outcome
     return outcome

@@ -12,6 +12,7 @@ import mmap
 import os
 import threading
 from collections import deque
+from collections.abc import Callable
 
 import msgspec
 
@@ -38,6 +39,8 @@ class SharedArena:
         self.fd = fd
         self.size = size
         self.blocks = blocks
+        self.closing: list[Callable[[SharedArena], None]] = []
+        """What those are told by who have passed it on, when it is closed."""
         self.mapping = mmap.mmap(fd, size)
         self.arena: Arena = (OwnArena if own else Arena)(memoryview(self.mapping), blocks)
 
@@ -66,6 +69,9 @@ class SharedArena:
 
     def close(self) -> None:
         """Let go of the memory, as soon as nobody holds a view of it any more."""
+        closing, self.closing = self.closing, []
+        for tell in closing:
+            tell(self)
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1

@@ -15,7 +15,7 @@ import os
 import socket
 import struct
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import msgspec
@@ -44,6 +44,7 @@ from ..core.events import (
     PeerFailed,
     RequestReceived,
 )
+from ..core.inline import run_inline
 from ..core.provider_connection import ProviderConnection
 from ..core.registry import Registry
 from ..core.request import Reply, Request, RequestType
@@ -113,12 +114,16 @@ class Connection:
         self._arenas: dict[int, SharedArena] = {}
         self._open_devices: dict[int, _OpenDevice] = {}
         self._cancels: dict[int, Callable[[], None]] = {}
+        self._buffer = bytearray(Limit.MAX_FRAME + 1)  # a packet that fills it is too long, which the machine finds
+        self._reader: trio.lowlevel.Task | None = None
+        """The one task that reads; a task that has to wait for a handler leaves that to another one."""
         self._outbox: deque[bytes] = deque()
         self._flushed = trio.Event()
         """Set when the outbox is empty again; a new one whenever it fills."""
 
     async def run(self) -> None:
-        """Serve the connection until it ends, then close what it has left open."""
+        """Read until the connection ends, and close what it has left open; or until another task reads."""
+        me = self._reader = trio.lowlevel.current_task()
         try:
             await self._receive()
         except ProtocolError as error:
@@ -127,25 +132,34 @@ class Connection:
                 for frame in self._machine.fail(error):
                     self._socket.send(frame)
         finally:
-            lost = self._machine.lost()
-            for id in lost.requests:
-                if cancel := self._cancels.get(id):
-                    cancel()
-            with trio.CancelScope(shield=True):
-                async with trio.open_nursery() as nursery:
-                    for consumer_id in lost.consumers:
-                        nursery.start_soon(self._dispatch.close, self._open_devices.pop(consumer_id).consumer)
-            trio.lowlevel.notify_closing(self._socket)
-            self._socket.close()
-            for shared in self._arenas.values():
-                shared.close()
+            if self._reader is me:
+                await self._end()
+
+    async def _end(self) -> None:
+        lost = self._machine.lost()
+        for id in lost.requests:
+            if cancel := self._cancels.get(id):
+                cancel()
+        with trio.CancelScope(shield=True):
+            async with trio.open_nursery() as nursery:
+                for consumer_id in lost.consumers:
+                    nursery.start_soon(self._dispatch.close, self._open_devices.pop(consumer_id).consumer)
+        trio.lowlevel.notify_closing(self._socket)
+        self._socket.close()
+        for shared in self._arenas.values():
+            shared.close()
+
+    def _hand_over(self) -> None:
+        """Let another task read: the one that does is about to wait for a handler."""
+        self._reader = None
+        self._nursery.start_soon(self.run)
 
     # -- packets
 
     async def _receive(self) -> None:
         sock, machine, receive = self._socket, self._machine, self._socket.recv_into
-        buffer = bytearray(Limit.MAX_FRAME + 1)  # a packet that fills it is too long, which the machine finds
-        view, turns, yielded, alone = memoryview(buffer), 0, False, False
+        buffer, me, view = self._buffer, self._reader, memoryview(self._buffer)
+        turns, yielded, alone = 0, False, False
         while True:
             turns += 1
             if self._outbox:
@@ -171,7 +185,11 @@ class Connection:
             yielded, alone = False, yielded
             event = machine.receive(view[:size])
             if type(event) is RequestReceived:
-                self._request(event)
+                running = self._request(event)
+                if running is not None:
+                    await run_inline(running, self._hand_over)
+                    if self._reader is not me:
+                        return
             elif event is None:
                 if machine.awaits_memory:
                     await self._receive_memory()
@@ -300,14 +318,15 @@ class Connection:
             await self._dispatch.close(consumer)
         self._send(self._machine.closed(event.id))
 
-    def _request(self, event: RequestReceived) -> None:
+    def _request(self, event: RequestReceived) -> Coroutine[Any, Any, None] | None:
+        """Answer a request, or return what does so."""
         opened = self._open_devices[event.consumer_id]
         request, consumer = event.request, opened.consumer
         try:
             if request.type in opened.direct and not event.blocks:  # the usual case, without detours
                 reply = self._dispatch.request_inline(consumer, request)
                 self._send(self._machine.replied(event.id, reply.data, reply.metadata))
-                return
+                return None
             if request.type not in opened.types:
                 raise self._refusal(consumer.device, request)
             if event.blocks:
@@ -319,14 +338,18 @@ class Connection:
                 request.object = _unmarshalled(device, request)
             if device.request_execution is _INLINE:
                 self._answer(event, request, consumer, self._dispatch.request_inline(consumer, request))
-                return
+                if event.blocks:
+                    _release(request)
+                return None
             scope = trio.CancelScope()
             ticket = self._dispatch.admit(consumer, scope.cancel)
         except LdmError as error:
             self._send(self._machine.failed(event.id, error))
-            return
+            if event.blocks:
+                _release(request)
+            return None
         self._cancels[event.id] = scope.cancel
-        self._nursery.start_soon(self._run_request, event, request, consumer, ticket, scope)
+        return self._run_request(event, request, consumer, ticket, scope)
 
     async def _run_request(
         self, event: RequestReceived, request: Request, consumer: Consumer, ticket: int, scope: trio.CancelScope
@@ -342,6 +365,9 @@ class Connection:
             self._send(self._machine.failed(event.id, outcome))
         else:
             self._answer(event, request, consumer, outcome)
+        del outcome  # the error's traceback knows this frame, and this frame the request's memory
+        if event.blocks:
+            _release(request)
 
     def _from_block(self, event: RequestReceived) -> Request:
         shared = self._arenas.get(event.arena)
@@ -394,6 +420,13 @@ class Connection:
         if device.gid == self._peer.gid or device.gid in self._groups:
             return device.mode >> 3 & 7
         return device.mode & 7
+
+
+def _release(request: Request) -> None:
+    """Let go of a request's data in shared memory: errors that a provider keeps may know the request for long."""
+    if isinstance(request.data, memoryview):
+        with contextlib.suppress(BufferError):
+            request.data.release()
 
 
 def _unmarshalled(device: LogicalDevice, request: Request) -> Any:

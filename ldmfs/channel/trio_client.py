@@ -20,6 +20,9 @@ from .blocking import Completion, run_handler
 from .client import Client, Prepared, Waiter, raise_error
 from .memory import SharedArena
 
+YIELDS = 3
+"""Times that a provider on the same CPU gets the chance to answer, before trio and epoll are asked to wait for it."""
+
 FAIR_TURNS = 64
 """Packets read in a row before other tasks have their turn."""
 
@@ -82,6 +85,10 @@ class TrioClient:
     def lost(self) -> bool:
         """Whether the connection is at its end, and a new one is to be made."""
         return self._client.lost
+
+    def alive(self) -> bool:
+        """Tell whether the provider's process is there, by looking, which `lost` does not."""
+        return self._client.alive()
 
     async def greet(self) -> None:
         """Begin the connection; before anything else.  Raises `NotServed` when it comes to nothing."""
@@ -148,7 +155,10 @@ class TrioClient:
                 trio.lowlevel.spawn_system_task(self._follow, waiter)
             raise
         assert waiter.outcome is not None
-        return raise_error(waiter.outcome)
+        try:
+            return raise_error(waiter.outcome)
+        finally:
+            del waiter
 
     async def _complete(self) -> None:
         """Read for the completion handlers until none is outstanding."""
@@ -187,13 +197,18 @@ class TrioClient:
         client = self._client
         self._leading = True
         try:
-            os.sched_yield()  # a provider on this CPU may answer meanwhile, which spares a turn of trio and epoll
+            yields = YIELDS
             while waiter.outcome is None:
                 self._turns += 1
                 if not self._turns % FAIR_TURNS:
                     await trio.lowlevel.checkpoint()
+                if yields:
+                    os.sched_yield()
                 size = client.receive()
                 if size < 0:
+                    if yields:
+                        yields -= 1
+                        continue
                     try:
                         await trio.lowlevel.wait_readable(client.socket)
                     except (OSError, trio.ClosedResourceError):

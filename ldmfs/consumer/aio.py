@@ -171,7 +171,7 @@ class _Connections:
         key = name.root, name.container
         async with self._connecting.setdefault(key, trio.Lock()):
             client = self._clients.get(key)
-            if client is None or client.lost:
+            if client is None or not client.alive():
                 here = Here.current
                 own = here.registry.container if here is not None and here.root == name.root else ""
                 client = TrioClient(await connect(name.socket), own)

@@ -18,7 +18,7 @@ from typing import Any, Protocol, overload
 from ..channel.blocking import BlockingClient, connect, run_handler
 from ..channel.client import CHAIN_BLOCKS
 from ..core.device import Consumer
-from ..core.errors import NotServed
+from ..core.errors import NotServed, NotSupported
 from ..core.request import Reply, Request, RequestType
 from .device import About, OpenDeviceBase
 from .file import File
@@ -135,14 +135,11 @@ class _Connections:
     def to(self, name: DeviceName) -> BlockingClient:
         """Return a connection.  Raises `FileNotFoundError` where the container has no channel, `NotServed`."""
         key = name.root, name.container
-        client = self._clients.get(key)
-        if client is not None and not client.lost:
-            return client
         with self._lock:
             connecting = self._connecting.setdefault(key, threading.Lock())
         with connecting:
             client = self._clients.get(key)
-            if client is None or client.lost:
+            if client is None or not client.alive():
                 here = Here.current
                 own = here.registry.container if here is not None and here.root == name.root else ""
                 client = BlockingClient(connect(name.socket), own)
@@ -191,6 +188,8 @@ def _way(name: DeviceName, chain: tuple[str, ...], blocks: int) -> Way:
     here = Here.current
     if here is not None and here.root == name.root and here.registry.container == name.container:
         return _Local(here, name.device, chain)
+    if here is not None and here.on_loop:
+        raise NotSupported("this call would wait on the container's own loop; use ldmfs.aio there")
     if name.container != "kernel":
         try:
             return _Channel(_connections.to(name), name, chain, blocks)

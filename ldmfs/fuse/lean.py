@@ -25,12 +25,14 @@ import os
 import select
 import types
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar
 
 import pyfuse3
 import trio
+
+from ..core.inline import run_inline
 
 FAIR_TURNS = 64
 """Requests taken in a row without going through trio's scheduler."""
@@ -99,36 +101,9 @@ def wake_reader() -> None:
         BargingLock.current.wake()
 
 
-@types.coroutine
-def inline(coroutine: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
-    """Run `coroutine`; if it suspends, first let another task read the next request.
-
-    Exceptions and cancellation pass through in both directions.
-    """
-    try:
-        trap = coroutine.send(None)
-    except StopIteration as stop:
-        return stop.value  # type: ignore[no-any-return]
-    wake_reader()
-    while True:
-        try:
-            value = yield trap
-        except BaseException as error:  # whatever trio throws in belongs to the coroutine
-            step: Callable[[], Any] = _thrower(coroutine, error)
-        else:
-            step = _sender(coroutine, value)
-        try:
-            trap = step()
-        except StopIteration as stop:
-            return stop.value  # type: ignore[no-any-return]
-
-
-def _thrower(coroutine: Coroutine[Any, Any, Any], error: BaseException) -> Callable[[], Any]:
-    return lambda: coroutine.throw(error)
-
-
-def _sender(coroutine: Coroutine[Any, Any, Any], value: Any) -> Callable[[], Any]:
-    return lambda: coroutine.send(value)
+def inline(coroutine: Coroutine[Any, Any, T]) -> Awaitable[T]:
+    """Run `coroutine`; if it suspends, first let another task read the next request."""
+    return run_inline(coroutine, wake_reader)
 
 
 class _Reader:

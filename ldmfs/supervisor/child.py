@@ -154,7 +154,7 @@ class Child:
             process, log_begin = self._spawn(*fds)
         os.close(fuse_fd)
         self.pid = process.pid
-        tree.pid_file(self._tree.root, self.name).write_text(f"{process.pid}\n")
+        self._note_pid(process.pid)
         conversation = self._conversation = Conversation(Link(ours), self._now_running)
         first_id = next(self._instances) * CONSUMER_IDS + 1
         start = Start(self.name, str(self._tree.root), self.configuration.plug_ins, first_id)
@@ -222,6 +222,11 @@ class Child:
         with contextlib.suppress(OSError):
             (self._tree.root / self.name).rmdir()
         tree.pid_file(self._tree.root, self.name).unlink(missing_ok=True)
+
+    def _note_pid(self, pid: int) -> None:
+        new = tree.private(self._tree.root) / "pid"
+        new.write_text(f"{pid}\n")
+        new.replace(tree.pid_file(self._tree.root, self.name))  # whoever looks finds a number, the old or the new one
 
     def _set(self, state: str) -> None:
         self.state, self.since = state, time.time()
