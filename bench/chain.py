@@ -43,7 +43,8 @@ def measure(setup: Setup) -> Section:
                 label = CONSUMERS[consumer]
                 section.tables.append(_table(f"**From a {label} consumer, {where}**, p50 in µs", small, large))
                 if where == "pinned":
-                    section.targets += _targets(label, small)
+                    section.targets += _targets(f"{label} consumer, 32 B", small)
+                    section.targets += _targets(f"{label} consumer, 16 MiB by arena", large)
     return section
 
 
@@ -81,10 +82,10 @@ def _table(caption: str, small: Sequence[float], large: Sequence[float]) -> Tabl
     return table
 
 
-def _targets(label: str, small: Sequence[float]) -> list[Target]:
-    first, *further = _hops(small)
+def _targets(label: str, whole: Sequence[float]) -> list[Target]:
+    first, *further = _hops(whole)
     return [
-        Target(f"a chain from a {label} consumer, 32 B, pinned: hop {number} / first", hop / first, MOST_OF_FIRST)
+        Target(f"a chain from a {label}, pinned: hop {number} / first", hop / first, MOST_OF_FIRST)
         for number, hop in enumerate(further, 2)
     ]
 
