@@ -33,10 +33,17 @@ def create(sizes: Sizes = SIZES) -> int:
 class SharedState:
     """A state area, mapped into this process: `area`.  `close` lets go of it; what is in it stays.
 
-    The descriptor stays the caller's, and may be closed.  Raises `StateDamaged` for what is no state area.
+    The descriptor stays the caller's, and may be closed; without one the area is new, and ends with the process.
+    Raises `StateDamaged` for what is no state area.
     """
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int | None = None) -> None:
+        if fd is None:
+            self._mapping = mmap.mmap(-1, SIZES.total)
+            self._view = memoryview(self._mapping)
+            StateArea.format(self._view)
+            self.area = StateArea(self._view)
+            return
         try:
             if fcntl.fcntl(fd, fcntl.F_GET_SEALS) & SEALS != SEALS:
                 raise StateDamaged("a state area is a memfd that is sealed against being resized")

@@ -40,10 +40,16 @@ class Stage(enum.IntEnum):
     """A consumer that is open, or a request that is outstanding."""
     CLOSING = 3
     """Its close handler has begun."""
+    ASKED = 4
+    """An open file to which a message was written, whose reply was not read."""
+    READING = 5
+    """One whose reply was read in part."""
+    READ = 6
+    """One whose reply was read to its last byte."""
 
 
 _STAGES = {int(stage): stage for stage in Stage}
-_OPENING, _OPEN, _CLOSING = (int(stage) for stage in Stage)
+_OPENING, _OPEN, _CLOSING = map(int, (Stage.OPENING, Stage.OPEN, Stage.CLOSING))
 
 CONSUMER = Layout(
     "consumer",
@@ -190,6 +196,10 @@ class ConsumerTable(Table):
     def opened(self, id: int) -> None:
         """Note that a consumer's open handler has returned.  Call it before anyone is told."""
         self._view[self._slot(id)] = _OPEN
+
+    def stage_byte(self, id: int) -> tuple[memoryview, int]:
+        """Return where the stage of a consumer is, for who changes it with each request."""
+        return self._view, self._slot(id)
 
     def closing(self, id: int) -> None:
         """Note that a consumer's close handler begins."""
