@@ -1,1 +1,0 @@
-"""A container's process and what it shares, without a mount."""
