@@ -4,6 +4,12 @@
 # make bench    measures, and writes bench/RESULTS.md
 # make lint     types, style
 #
+# make kmod                 builds the modules for Debian's kernel, and tells where they are
+# make kmod-install         installs them for the kernel that runs
+# make test-kernel          the kernel module's tests, in guests
+# make vm                   a shell in a guest with the modules loaded and ldmfs mounted; `PROVIDER=file.c` is loaded too
+# make test-kernel-debug    the guests' tests and the fuzzer on a kernel that finds mistakes; builds it at first
+#
 # On a Debian machine as root, what is missing is installed; elsewhere it is named.
 
 SHELL = /bin/bash
@@ -13,11 +19,14 @@ BIN := $(VENV)/bin
 SETUP := $(VENV)/.set-up
 PYTEST_ARGS ?= -q -n 4
 
-.PHONY: build run test bench lint format clean
+FUZZ_SECONDS ?= 120
+PROVIDER ?=
+
+.PHONY: build run test bench lint format clean kernel-packages test-kernel kmod kmod-install vm test-kernel-debug
 
 build: $(SETUP)
 
-$(SETUP): pyproject.toml setup.py tools/set-up.sh
+$(SETUP): pyproject.toml setup.py tools/set-up.sh tools/packages.sh
 	PYTHON=$(PYTHON) VENV=$(VENV) tools/set-up.sh
 	touch $@
 
@@ -25,7 +34,10 @@ run: build
 	$(BIN)/ldmfs mount
 
 test: build
-	$(BIN)/pytest $(PYTEST_ARGS)
+	$(BIN)/pytest $(PYTEST_ARGS) --ignore=tests/kernel
+
+test-kernel: build kernel-packages
+	$(BIN)/pytest $(PYTEST_ARGS) tests/kernel
 
 lint: build
 	$(BIN)/ruff check .
@@ -39,6 +51,23 @@ format: build
 bench: build
 	$(BIN)/python -m pip install --quiet -e '.[bench]'
 	$(BIN)/python -m bench
+
+# What guests need; where it cannot be installed, their tests say so and are skipped.
+kernel-packages:
+	-tools/packages.sh $$($(PYTHON) -m kmod.vm packages)
+
+kmod: kernel-packages
+	$(PYTHON) -m kmod.vm build $(PROVIDER)
+
+kmod-install:
+	tools/kmod-install.sh
+
+vm: build kernel-packages
+	$(BIN)/python -m kmod.vm shell $(PROVIDER)
+
+test-kernel-debug: build
+	tools/packages.sh $$($(PYTHON) -m kmod.vm --kernel debug packages)
+	LDMFS_TEST_KERNEL=debug FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/pytest $(PYTEST_ARGS) tests/kernel
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -9,7 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from . import idle, machine, round_trip, scale, throughput
+from . import chain, channel, idle, machine, round_trip, scale, throughput
 from .report import Section
 from .servers import BenchError, Setup, detach_below
 
@@ -19,6 +19,8 @@ MEASUREMENTS = {
     "throughput": throughput.measure,
     "idle": idle.measure,
     "scale": scale.measure,
+    "channel": channel.measure,
+    "chain": chain.measure,
 }
 EXIT_MISSED, EXIT_FAILED, EXIT_INTERRUPTED = 1, 3, 130
 

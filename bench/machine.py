@@ -12,6 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 from .report import lines
 
+PACKAGES = ("ldmfs", "pyfuse3", "trio", "mfusepy", "pyzmq", "pynng", "dbus-fast", "grpcio")
+
 
 def describe() -> str:
     """Return the machine and the software as a list."""
@@ -23,7 +25,8 @@ def describe() -> str:
         ("kernel", f"{platform.system()} {platform.release()} {platform.machine()}"),
         ("Python", f"{platform.python_implementation()} {platform.python_version()}, {_python_build()}"),
         ("libfuse", _first_line("pkg-config", "--modversion", "fuse3") or _first_line("fusermount3", "--version")),
-        *((name, _version(name)) for name in ("ldmfs", "pyfuse3", "trio", "mfusepy")),
+        *((name, _version(name)) for name in PACKAGES),
+        ("dbus-daemon", _first_line("dbus-daemon", "--version")),
         ("C compiler", _first_line("gcc", "--version")),
         ("load before the run", f"{os.getloadavg()[0]:.2f}"),
     ])  # fmt: skip

@@ -136,11 +136,25 @@ def consumer(**job: Any) -> list[str]:
 
 def consume(**job: Any) -> Any:
     """Run a consumer to its end and return what it measured."""
-    done = subprocess.run(
-        consumer(**job), start_new_session=True, capture_output=True, text=True, timeout=JOB_SECONDS, check=False
-    )
+    return _result("the consumer", consumer(**job))
+
+
+def call(name: str, addresses: Sequence[str], cpus: Sequence[int], operations: Sequence[tuple[str, int, int]]) -> Any:
+    """Run a caller (`caller.py`) to its end and return what it measured."""
+    job = {"name": name, "addresses": addresses, "cpus": cpus, "operations": operations}
+    return _result(f"the caller of {name}", [sys.executable, "-m", "bench.caller", json.dumps(job)])
+
+
+def _result(who: str, command: list[str]) -> Any:
+    try:
+        done = subprocess.run(
+            command, cwd=HERE.parent, start_new_session=True, capture_output=True, text=True, timeout=JOB_SECONDS,
+            check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise BenchError(f"{who} did not end in {JOB_SECONDS} s") from None
     if done.returncode:
-        raise BenchError(f"the consumer failed: {done.stderr.strip().rpartition(chr(10))[2]}")
+        raise BenchError(f"{who} failed: {done.stderr.strip().rpartition(chr(10))[2]}")
     return json.loads(done.stdout)
 
 

@@ -16,8 +16,8 @@ _WHERE = {
     "core.errors": (
         "AccessDenied", "DeviceBusy", "DeviceExists", "DeviceLoop", "HandleClosed", "InvalidRequest", "LdmError",
         "MessageTooLong", "NameTooLong", "NoSpace", "NoSuchDevice", "NotPermitted", "NotServed", "NotSupported",
-        "ProtocolError", "ProviderDied", "ProviderFailed", "QueueFull", "RequestCancelled", "StaleHandle", "TimedOut",
-        "WouldBlock",
+        "ProtocolError", "ProviderDied", "ProviderFailed", "QueueFull", "RequestCancelled", "StaleHandle",
+        "StateConflict", "StateDamaged", "TimedOut", "WouldBlock",
     ),
     "core.request": ("Reply", "Request", "RequestType"),
     "container.host": ("Container", "create_device", "destroy_device"),
@@ -71,6 +71,8 @@ if TYPE_CHECKING:
     from .core.errors import QueueFull as QueueFull
     from .core.errors import RequestCancelled as RequestCancelled
     from .core.errors import StaleHandle as StaleHandle
+    from .core.errors import StateConflict as StateConflict
+    from .core.errors import StateDamaged as StateDamaged
     from .core.errors import TimedOut as TimedOut
     from .core.errors import WouldBlock as WouldBlock
     from .core.request import Reply as Reply

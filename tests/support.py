@@ -18,6 +18,7 @@ from ldmfs.core.dispatch import Dispatch, cancelled_error
 from ldmfs.core.kept import KeptReplies
 from ldmfs.core.registry import Registry
 from ldmfs.core.request import Reply, Request, RequestType
+from ldmfs.core.store import Store
 from ldmfs.fuse.files import BlockFile, MessageFile, open_file
 from ldmfs.fuse.waiting import Watch
 
@@ -130,6 +131,7 @@ class Around:
         self.dispatch = self.container.dispatch
         self.kept = KeptReplies(trio.current_time)
         self.watch = Watch(nursery)
+        self.again: Store | None = None
 
     async def open(
         self, device: Device, flags: int = os.O_RDWR, peer: Peer = PEER, name: str = "d"
@@ -171,7 +173,7 @@ async def unmounted() -> AsyncIterator[Around]:
 async def read(file: MessageFile, size: int = 4096) -> bytes:
     """Read once, as `Operations.read` does: at once, or else waiting."""
     data = file.read_now(size)
-    return bytes(await file.read(size) if data is None else data)
+    return bytes(await file.read(0, size) if data is None else data)
 
 
 def on_virtual_clock(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:

@@ -52,6 +52,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--name", help="name of the container (default: the module's or the file's)")
     run.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting, its value as in TOML")
     commands.add_parser("providers", parents=[form], help="list the plug-ins that are installed, with their keys")
+    commands.add_parser("doctor", parents=[root, form], help="say what this machine can do, and what is missing")
     return top
 
 
@@ -79,6 +80,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    if options.command == "doctor":  # before what imports the packages that it looks for
+        from . import doctor
+
+        return doctor.doctor(options.root, as_json=options.json)
+
     from . import listing, mounting, running
 
     match options.command:

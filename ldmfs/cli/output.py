@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
-
-import msgspec
 
 
 def rows(titles: Sequence[str], records: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
     """Print records, the columns of which are called by their keys in the order of `titles`, in lower case."""
     if as_json:
-        sys.stdout.write(msgspec.json.format(msgspec.json.encode(list(records)), indent=2).decode() + "\n")
+        print(json.dumps(list(records), indent=2, ensure_ascii=False))
         return
     cells = [[_text(record.get(title.lower(), "")) for title in titles] for record in records]
-    if sys.stdout.isatty():
+    if sys.stdout.isatty() and importlib.util.find_spec("rich"):
         _coloured(titles, cells)
         return
     widths = [max(map(len, column)) for column in zip(titles, *cells, strict=True)]
@@ -34,10 +34,15 @@ def _coloured(titles: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
     Console().print(table)
 
 
-_COLOURS = {"running": "green", "failed": "red", "waiting": "yellow", "starting": "yellow", "stopped": "dim"}
+_COLOURS = {
+    "running": "green", "failed": "red", "waiting": "yellow", "starting": "yellow", "stopped": "dim",
+    "ok": "green", "missing": "red", "limited": "yellow",
+}  # fmt: skip
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, (list, tuple)):
         return ",".join(map(str, value))
     return "" if value is None else " ".join(str(value).split())

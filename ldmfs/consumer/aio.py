@@ -8,6 +8,7 @@ Safe on a container's loop, where a blocking call could wait for itself.  Cancel
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -22,9 +23,10 @@ from ..channel.trio_client import TrioClient, connect
 from ..core.device import Consumer
 from ..core.errors import NotServed, RequestCancelled
 from ..core.request import Reply, Request
+from ..kernel.device import KernelDevice
 from .blocking import CompletionHandler, Data
 from .device import About, OpenDeviceBase
-from .file import File
+from .file import File, open_file
 from .local import Here
 from .name import (
     DeviceName,
@@ -36,6 +38,8 @@ from .name import (
     missing,
     parse,
 )
+from .retry import RETRY_SECONDS
+from .retry_trio import Retrying
 
 
 class Way(About, Protocol):
@@ -63,7 +67,7 @@ class OpenDevice(OpenDeviceBase[Way]):
     def send_soon(self, request: Request, done: Callable[[Outcome], None]) -> None:
         """Send a request; `done` is called once, by another task, with the reply or the error."""
         way = self._checked()
-        if isinstance(way, _Channel):
+        if isinstance(way, (_Channel, Retrying)):
             way.request_soon(self._outgoing(request), self._to(request, done))
         else:
             trio.lowlevel.spawn_system_task(self._run, request, done)
@@ -133,7 +137,7 @@ class _Local:
 class _File:
     """A file, whose calls block: each runs in a worker thread."""
 
-    def __init__(self, file: File) -> None:
+    def __init__(self, file: File | KernelDevice) -> None:
         self._file = file
         self.consumer_id, self.kind, self.size, self.accepts = file.consumer_id, file.kind, file.size, file.accepts
 
@@ -166,8 +170,16 @@ class _Connections:
             cls._of_run.set(connections)
             return connections
 
-    async def to(self, name: DeviceName) -> TrioClient:
-        """Return a connection.  Raises `FileNotFoundError` where the container has no channel, `NotServed`."""
+    async def to(self, name: DeviceName, deadline: float) -> TrioClient:
+        """Return a connection, which is waited for until `deadline`.
+
+        Raises `FileNotFoundError` where the container has no channel, `NotServed`.
+        """
+        with trio.move_on_at(deadline):
+            return await self._to(name)
+        raise NotServed(f"container {name.container!r} has not answered in time")
+
+    async def _to(self, name: DeviceName) -> TrioClient:
         key = name.root, name.container
         async with self._connecting.setdefault(key, trio.Lock()):
             client = self._clients.get(key)
@@ -199,25 +211,33 @@ async def open_device(
     marshal: Marshal | None = None,
     unmarshal: Unmarshal | None = None,
     chain: tuple[str, ...] = (),
+    retry: bool = False,
+    retry_seconds: float = RETRY_SECONDS,
 ) -> OpenDevice:
     """Open the device `container/device`, as `ldmfs.open_device`.  Cancelled, it is as if never opened."""
     at = parse(name, root)
-    return OpenDevice(at, await _way(at, chain, blocks), marshal, unmarshal)
+    here = Here.current
+    if not retry or (here is not None and (here.root, here.registry.container) == (at.root, at.container)):
+        return OpenDevice(at, await _way(at, chain, blocks), marshal, unmarshal)
+    way = Retrying(lambda deadline: _way(at, chain, blocks, deadline), retry_seconds)
+    device = OpenDevice(at, await way.open(), marshal, unmarshal)
+    way.renewed = device._learner()
+    return device
 
 
-async def _way(name: DeviceName, chain: tuple[str, ...], blocks: int) -> Way:
+async def _way(name: DeviceName, chain: tuple[str, ...], blocks: int, deadline: float = math.inf) -> Way:
     here = Here.current
     if here is not None and here.root == name.root and here.registry.container == name.container:
         return _Local(here, await here.open(name.device, chain))
     if name.container != "kernel":
         try:
-            return await _Channel(await _Connections.of_run().to(name), name, blocks).open(chain)
+            return await _Channel(await _Connections.of_run().to(name, deadline), name, blocks).open(chain)
         except (FileNotFoundError, NotADirectoryError):
             if not await trio.to_thread.run_sync(name.file.parent.is_dir):
                 raise missing(name) from None
         except OSError as error:
             raise NotServed(f"{name}: {error.strerror}") from None
-    return _File(await trio.to_thread.run_sync(File, name))
+    return _File(await trio.to_thread.run_sync(open_file, name))
 
 
 async def close_device(device: OpenDevice) -> None:

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import atexit
 import os
+import socket
+import struct
 import threading
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +24,7 @@ from ..core.device import Consumer
 from ..core.errors import NotServed, NotSupported
 from ..core.request import Reply, Request, RequestType
 from .device import About, OpenDeviceBase
-from .file import File
+from .file import open_file
 from .local import Here
 from .name import (
     DeviceName,
@@ -33,6 +36,8 @@ from .name import (
     missing,
     parse,
 )
+from .retry import RETRY_SECONDS
+from .retry_blocking import Retrying
 
 Data = bytes | bytearray | memoryview
 CompletionHandler = Callable[[Any, Any], object]
@@ -63,7 +68,7 @@ class OpenDevice(OpenDeviceBase[Way]):
     def send_soon(self, request: Request, done: Callable[[Outcome], None]) -> None:
         """Send a request; `done` is called once, in another thread, with the reply or the error."""
         way = self._checked()
-        if isinstance(way, _Channel):
+        if isinstance(way, (_Channel, Retrying)):
             way.request_soon(self._outgoing(request), self._to(request, done))
             return
         threading.Thread(target=lambda: done(self._outcome(request)), name="ldmfs-request", daemon=True).start()
@@ -99,6 +104,10 @@ class _Channel:
         self._client, self._device, self._blocks = client, name.device, blocks
         self.request = client.requests(self.consumer_id, name.device, blocks)
 
+    @property
+    def lost(self) -> bool:
+        return self._client.lost
+
     def request_soon(self, request: Request, handler: CompletionHandler) -> None:
         self._client.request_soon(self.consumer_id, self._device, request, self._blocks, handler, None)
 
@@ -132,20 +141,25 @@ class _Connections:
         atexit.register(self.close)
         os.register_at_fork(after_in_child=self._forked)
 
-    def to(self, name: DeviceName) -> BlockingClient:
-        """Return a connection.  Raises `FileNotFoundError` where the container has no channel, `NotServed`."""
+    def to(self, name: DeviceName, deadline: float | None = None) -> BlockingClient:
+        """Return a connection, which is waited for until `deadline` where there is one.
+
+        Raises `FileNotFoundError` where the container has no channel, `NotServed`.
+        """
         key = name.root, name.container
         with self._lock:
             connecting = self._connecting.setdefault(key, threading.Lock())
-        with connecting:
+        if not connecting.acquire(timeout=-1 if deadline is None else _remaining(deadline)):
+            raise _silent(name)
+        try:
             client = self._clients.get(key)
             if client is None or not client.alive():
-                here = Here.current
-                own = here.registry.container if here is not None and here.root == name.root else ""
-                client = BlockingClient(connect(name.socket), own)
+                client = _greeted(name, deadline)
                 with self._lock:
                     self._clients[key] = client
             return client
+        finally:
+            connecting.release()
 
     def close(self) -> None:
         """End all connections."""
@@ -165,6 +179,36 @@ class _Connections:
 _connections = _Connections()
 
 
+def _greeted(name: DeviceName, deadline: float | None) -> BlockingClient:
+    here = Here.current
+    own = here.registry.container if here is not None and here.root == name.root else ""
+    sock = connect(name.socket)
+    if deadline is None:
+        return BlockingClient(sock, own)
+    _limit(sock, _remaining(deadline))
+    try:
+        client = BlockingClient(sock, own)
+    except NotServed:
+        if time.monotonic() < deadline:
+            raise
+        raise _silent(name) from None
+    _limit(sock, 0)
+    return client
+
+
+def _limit(sock: socket.socket, seconds: float) -> None:
+    """Let a receive end after some seconds, after which it is as if the other end were gone; 0 lets it wait."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", int(seconds), int(seconds % 1 * 1e6)))
+
+
+def _remaining(deadline: float) -> float:
+    return max(deadline - time.monotonic(), 0.001)
+
+
+def _silent(name: DeviceName) -> NotServed:
+    return NotServed(f"container {name.container!r} has not answered in time")
+
+
 def open_device(
     name: str,
     *,
@@ -173,18 +217,30 @@ def open_device(
     marshal: Marshal | None = None,
     unmarshal: Unmarshal | None = None,
     chain: tuple[str, ...] = (),
+    retry: bool = False,
+    retry_seconds: float = RETRY_SECONDS,
 ) -> OpenDevice:
     """Open the device `container/device`; returns when its open handler has run.
 
     `blocks` is the number of parameter blocks for each chain of large requests, 0 to let all data travel inline.
     `marshal` and `unmarshal` are for NON_STANDARD requests to another container.  `chain` names the devices on whose
     behalf it is opened.  Raises `NoSuchDevice`, `AccessDenied`, `NotServed`, `DeviceLoop`, or what the handler raises.
+
+    With `retry`, for requests that may be repeated, a provider's end is no error: the device is opened anew, with
+    another consumer id, and what was outstanding is sent again.  A request whose provider has not come back
+    `retry_seconds` after its end raises `NotServed` or `ProviderDied`, as this function does then.
     """
     at = parse(name, root)
-    return OpenDevice(at, _way(at, chain, blocks), marshal, unmarshal)
+    here = Here.current
+    if not retry or (here is not None and (here.root, here.registry.container) == (at.root, at.container)):
+        return OpenDevice(at, _way(at, chain, blocks), marshal, unmarshal)
+    way = Retrying(lambda deadline: _way(at, chain, blocks, deadline), retry_seconds)
+    device = OpenDevice(at, way, marshal, unmarshal)
+    way.renewed = device._learner()
+    return device
 
 
-def _way(name: DeviceName, chain: tuple[str, ...], blocks: int) -> Way:
+def _way(name: DeviceName, chain: tuple[str, ...], blocks: int, deadline: float | None = None) -> Way:
     here = Here.current
     if here is not None and here.root == name.root and here.registry.container == name.container:
         return _Local(here, name.device, chain)
@@ -192,13 +248,13 @@ def _way(name: DeviceName, chain: tuple[str, ...], blocks: int) -> Way:
         raise NotSupported("this call would wait on the container's own loop; use ldmfs.aio there")
     if name.container != "kernel":
         try:
-            return _Channel(_connections.to(name), name, chain, blocks)
+            return _Channel(_connections.to(name, deadline), name, chain, blocks)
         except (FileNotFoundError, NotADirectoryError):
             if not name.file.parent.is_dir():
                 raise missing(name) from None
         except OSError as error:
             raise NotServed(f"{name}: {error.strerror}") from None
-    return File(name)
+    return open_file(name)
 
 
 def close_device(device: OpenDevice) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -14,10 +15,14 @@ from .name import DeviceName, Marshal, Outcome, Unmarshal, marshalled, outcome_o
 class About(Protocol):
     """What every way to a device knows of it."""
 
-    consumer_id: int
-    kind: Kind
-    size: int
-    accepts: frozenset[RequestType]
+    @property
+    def consumer_id(self) -> int: ...
+    @property
+    def kind(self) -> Kind: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def accepts(self) -> frozenset[RequestType]: ...
 
 
 Way = TypeVar("Way", bound=About)
@@ -28,13 +33,26 @@ class OpenDeviceBase(Generic[Way]):
 
     def __init__(self, name: DeviceName, way: Way, marshal: Marshal | None, unmarshal: Unmarshal | None) -> None:
         self.name = str(name)
+        self._learn(way)
+        self._way: Way | None = way
+        self._marshal = marshal
+        self._unmarshal = unmarshal
+
+    def _learn(self, way: About) -> None:
         self.consumer_id = way.consumer_id
         self.kind = way.kind
         self.size = way.size
         self.accepts = way.accepts
-        self._way: Way | None = way
-        self._marshal = marshal
-        self._unmarshal = unmarshal
+
+    def _learner(self) -> Callable[[About], None]:
+        """Return what tells the device of a way that was opened anew, and does not keep it from being given up."""
+        learn = weakref.WeakMethod(self._learn)
+
+        def tell(way: About) -> None:
+            if (alive := learn()) is not None:
+                alive(way)
+
+        return tell
 
     def _checked(self) -> Way:
         if self._way is None:

@@ -1,4 +1,4 @@
-"""The way to a device through its file: for the kernel's container, and where no channel is to be had."""
+"""The way to a device through its file: by calls of the kernel's module, or by read and write."""
 
 from __future__ import annotations
 
@@ -9,9 +9,17 @@ import threading
 from ..core.device import BLOCK_TYPES, MESSAGE_TYPES, Kind
 from ..core.errors import HandleClosed, LdmError, NoSpace, NotSupported, from_errno
 from ..core.request import Reply, Request, RequestType
+from ..kernel.device import DIRECTORY, KernelDevice
 from .name import DeviceName
 
 READ_BYTES = 1 << 20
+
+
+def open_file(name: DeviceName) -> File | KernelDevice:
+    """Open a device by its file: one of the kernel also where no tree is mounted."""
+    if name.container != "kernel":
+        return File(name)
+    return KernelDevice(name.file if os.path.lexists(name.file.parent) else DIRECTORY / name.device, str(name))
 
 
 class File:

@@ -36,6 +36,7 @@ class Start(msgspec.Struct, tag="start", frozen=True):
     root: str
     plug_ins: tuple[PlugIn, ...]
     first_consumer_id: int = 1
+    reissue: bool = False
 
 
 class Stop(msgspec.Struct, tag="stop", frozen=True):

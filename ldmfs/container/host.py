@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,9 @@ from ..core.device import CloseHandler, Device, LogicalDevice, OpenHandler, Requ
 from ..core.dispatch import Dispatch
 from ..core.errors import LdmError
 from ..core.registry import Registry
+from .state import SharedState
+
+log = logging.getLogger("ldmfs.container")
 
 MAX_THREADS = 64
 """Handlers of one container that run in worker threads at one time; more wait for a thread."""
@@ -43,11 +47,23 @@ class Container:
 
     current: Container | None = None
 
-    def __init__(self, name: str, first_consumer_id: int = 1, root: Path | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        first_consumer_id: int = 1,
+        root: Path | None = None,
+        shared: SharedState | None = None,
+        *,
+        reissue: bool = False,
+    ) -> None:
         self.name = name
         self.root = root or default_root()
+        self.reissue = reissue
+        """Requests that were under way at a crash are answered by the next instance."""
+        self.shared = shared or SharedState()
+        self.area = self.shared.area
         self.registry = Registry(name, first_consumer_id=first_consumer_id)
-        self.dispatch = Dispatch(self.registry, TrioRuntime())
+        self.dispatch = Dispatch(self.registry, TrioRuntime(), self.area)
         self.nursery: trio.Nursery | None = None
 
     @overload
@@ -94,6 +110,20 @@ class Container:
         Raises `NoSuchDevice`, and `DeviceBusy` while the device has a consumer.
         """
         self.registry.destroy_device(name)
+
+    async def adopt(self) -> None:
+        """Take over what the instance before this one has left: its consumers, and the close handlers that it owes.
+
+        Once, when the devices are there and before anything is served.
+        """
+        left = self.area.recover()
+        if left.damaged or left.store_damage:
+            log.error("the state area was written over: %d entries are lost. %s", left.damaged, left.store_damage)
+        for request in left.requests:
+            self.area.requests.remove(request.slot)
+        async with trio.open_nursery() as nursery:
+            for consumer in left.consumers:
+                nursery.start_soon(self.dispatch.adopt, consumer)
 
     async def close_consumers(self) -> None:
         """Run the close handler for whoever has a device open: the container is about to end."""

@@ -1,7 +1,8 @@
 """A container's process: under a supervisor, or by hand.
 
-Under a supervisor (`python -m ldmfs.container.process`) it is given three descriptors: the control link, the socket
-from which INIT is replayed, and its own descriptor of the FUSE connection, which the supervisor owns.
+Under a supervisor (`python -m ldmfs.container.process`) it is given five descriptors, of which the last three outlive
+it: the control link, the socket from which INIT is replayed, its descriptor of the FUSE connection, the listening
+socket of the direct channel, and the state area.
 """
 
 from __future__ import annotations
@@ -25,6 +26,10 @@ from .control import Describe, Description, Failed, Link, Ready, Start, Stop
 from .host import Container
 from .provider import PlugIn, Provider, configure, load
 from .settings import ConfigurationError
+from .state import SharedState
+
+REISSUE = "ldmfs"
+"""Under which name the state area keeps what is to be done again after a crash; no plug-in has it."""
 
 log = logging.getLogger("ldmfs.container")
 
@@ -41,6 +46,7 @@ async def hosting(container: Container, providers: Iterable[Provider]) -> AsyncI
             for provider in providers:
                 started.append(provider)
                 await _settled(provider.start())
+            await container.adopt()
             yield
         finally:
             with trio.CancelScope(shield=True):
@@ -56,8 +62,9 @@ async def hosting(container: Container, providers: Iterable[Provider]) -> AsyncI
 @contextlib.asynccontextmanager
 async def serving(container: Container, init_fd: int, fuse_fd: int, listener: socket.socket) -> AsyncIterator[None]:
     """Serve a container on both of its paths, the files and the direct channel, while the context is open."""
+    again = container.area.store(REISSUE) if container.reissue else None
     async with (
-        serve(container.registry, container.dispatch, init_fd, fuse_fd),
+        serve(container.registry, container.dispatch, init_fd, fuse_fd, again),
         trio.open_nursery() as nursery,
     ):
         nursery.start_soon(channel_server.serve, listener, container.registry, container.dispatch)
@@ -75,8 +82,9 @@ async def _settled(value: object) -> None:
 class Supervised:
     """The life of a container's process under a supervisor."""
 
-    def __init__(self, link: Link, init_fd: int, fuse_fd: int, listener: socket.socket) -> None:
+    def __init__(self, link: Link, init_fd: int, fuse_fd: int, listener: socket.socket, shared: SharedState) -> None:
         self.link = link
+        self.shared = shared
         self.init_fd = init_fd
         self.fuse_fd = fuse_fd
         self.listener = listener
@@ -89,7 +97,9 @@ class Supervised:
             return 1
         logging.basicConfig(format=f"{start.name}: %(levelname)s: %(message)s", level=logging.INFO, stream=sys.stderr)
         try:
-            container = Container(start.name, start.first_consumer_id, Path(start.root))
+            container = Container(
+                start.name, start.first_consumer_id, Path(start.root), self.shared, reissue=start.reissue
+            )
             providers = [
                 configure(load(plug_in.target, plug_in.where), container, plug_in) for plug_in in start.plug_ins
             ]
@@ -140,18 +150,20 @@ def _one_line(error: BaseException) -> str:
 
 
 def main() -> int:
-    """Run a container whose descriptors stand in the arguments: control link, INIT socket, FUSE, listening socket."""
+    """Run a container whose descriptors stand in the arguments."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the supervisor, which then stops its containers
     logging.raiseExceptions = False
-    control_fd, init_fd, fuse_fd, listener_fd = (int(argument) for argument in sys.argv[1:5])
-    for fd in (control_fd, init_fd, fuse_fd, listener_fd):
+    return trio.run(_supervised, [int(argument) for argument in sys.argv[1:6]])
+
+
+async def _supervised(fds: list[int]) -> int:
+    for fd in fds:
         os.set_inheritable(fd, False)
-    return trio.run(_supervised, control_fd, init_fd, fuse_fd, listener_fd)
-
-
-async def _supervised(control_fd: int, init_fd: int, fuse_fd: int, listener_fd: int) -> int:
+    control_fd, init_fd, fuse_fd, listener_fd, state_fd = fds
     link = Link(socket.socket(fileno=control_fd))
-    return await Supervised(link, init_fd, fuse_fd, socket.socket(fileno=listener_fd)).run()
+    shared = SharedState(state_fd)
+    os.close(state_fd)
+    return await Supervised(link, init_fd, fuse_fd, socket.socket(fileno=listener_fd), shared).run()
 
 
 def run(provider: type[Provider], name: str | None = None, root: str | os.PathLike[str] | None = None) -> None:

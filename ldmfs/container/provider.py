@@ -11,6 +11,7 @@ by. Its life:
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -24,6 +25,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from ..core.device import LogicalDevice
+from ..core.store import Store
 from . import settings as _settings
 from .host import Container
 from .settings import ConfigurationError, convert
@@ -57,6 +59,11 @@ class Provider:
 
     def stop(self) -> Awaitable[None] | None:
         """Let go of what `start` took."""
+
+    @functools.cached_property
+    def state(self) -> Store:
+        """What this provider keeps for the next instance of its container, under its own name."""
+        return self.container.area.store(self.name)
 
     def create_device(self, name: str, *args: Any, **attributes: Any) -> LogicalDevice:
         """`Container.create_device`, entered under this provider's name."""

@@ -16,10 +16,14 @@ from .host import Container
 
 
 class Lower:
-    """A device `name`, as `container/device`, that the device `upper` of `container` consumes."""
+    """A device `name`, as `container/device`, that the device `upper` of `container` consumes.
 
-    def __init__(self, container: Container, upper: str, name: str) -> None:
+    With `retry`, for requests that may be repeated, they outlive the lower provider's end: see `ldmfs.open_device`.
+    """
+
+    def __init__(self, container: Container, upper: str, name: str, *, retry: bool = False) -> None:
         self.name = name
+        self.retry = retry
         self._container = container
         self._upper = upper
         self._open: dict[int, aio.OpenDevice] = {}
@@ -31,15 +35,18 @@ class Lower:
         """
         peer = self._container.registry.consumer(consumer_id).peer
         chain = (*peer.chain, f"{self._container.name}/{self._upper}")
-        self._open[consumer_id] = await aio.open_device(self.name, root=self._container.root, chain=chain)
+        self._open[consumer_id] = await aio.open_device(
+            self.name, root=self._container.root, chain=chain, retry=self.retry
+        )
 
     async def send(self, consumer_id: int, request: Request) -> Reply:
         """Send a request on behalf of a consumer of the upper device: `request.forward()` of what came from it.
 
-        Raises `ProviderDied` when the lower provider ends meanwhile; the next request opens the device anew.
+        Raises `ProviderDied` when the lower provider ends meanwhile, without `retry`; the next request opens the
+        device anew.
         """
-        device = self._open[consumer_id]
-        if device.lost:
+        device = self._open.get(consumer_id)
+        if device is None or device.lost:  # an earlier instance of this container had it open, or the provider ended
             await self.close(consumer_id)
             await self.open(consumer_id)
             device = self._open[consumer_id]
@@ -65,6 +72,9 @@ class StackedDevice:
         except LdmError:
             await self.close(consumer_id)
             raise
+
+    def adopt(self, consumer_id: int) -> None:
+        """Leave the lower devices to be opened with the consumer's next request."""
 
     async def close(self, consumer_id: int) -> None:
         """Close each lower device."""

@@ -70,6 +70,14 @@ class Device:
     def open(self, consumer_id: int) -> Awaitable[None] | None:
         """Take note of a new consumer.  An `LdmError` refuses it."""
 
+    def adopt(self, consumer_id: int) -> Awaitable[None] | None:
+        """Take over a consumer that an earlier instance of the container had, and whose file is still open.
+
+        For devices that keep something about their consumers: what `open` did is done again, or found in
+        `Provider.state`.  A device that has an `open` and no `adopt` refuses, and the consumer gets `StaleHandle`; one
+        that has neither knows nothing of its consumers, and adopts all.  An `LdmError` refuses one.
+        """
+
     def close(self, consumer_id: int) -> Awaitable[None] | None:
         """Forget a consumer: run once for each `open` that succeeded, also when the consumer was killed."""
 
@@ -110,12 +118,18 @@ class Peer(msgspec.Struct, frozen=True):
 class Consumer:
     """One open of a device: from `open_device` to `close_device`, or to the consumer's death."""
 
-    __slots__ = ("cancels", "closing", "device", "drained", "errors", "id", "peer", "requests", "since")
+    __slots__ = (
+        "cancels", "closing", "device", "drained", "errors", "flags", "id", "peer", "requests", "since", "stale",
+    )  # fmt: skip
 
-    def __init__(self, id: int, device: LogicalDevice, peer: Peer) -> None:
+    def __init__(self, id: int, device: LogicalDevice, peer: Peer, flags: int = 0) -> None:
         self.id = id
         self.device = device
         self.peer = peer
+        self.flags = flags
+        """Those of open(2), where it came by the device's file."""
+        self.stale = False
+        """It was opened under an earlier instance of the container, and the device could not adopt it."""
         self.since = time.time()
         self.requests = 0
         self.errors = 0
@@ -145,6 +159,8 @@ class LogicalDevice:
 
     __slots__ = (
         "accepts",
+        "adopt_execution",
+        "adopt_handler",
         "close_execution",
         "close_handler",
         "consumers",
@@ -192,6 +208,9 @@ class LogicalDevice:
         self.open_handler = device.open
         self.close_handler = device.close
         self.request_handler = device.request
+        keeps_nothing = is_default(device, "open") and is_default(device, "adopt")
+        self.adopt_handler = device.adopt if keeps_nothing or not is_default(device, "adopt") else None
+        self.adopt_execution = execution(device.adopt, thread=device.thread and not keeps_nothing)
         self.open_execution = execution(device.open, thread=device.thread and not is_default(device, "open"))
         self.close_execution = execution(device.close, thread=device.thread and not is_default(device, "close"))
         self.request_execution = execution(device.request, thread=device.thread)
@@ -253,7 +272,7 @@ def from_handlers(
         raise InvalidRequest(f"device {name!r} has no request handler; pass request_handler")
     device = Device()
     for key, value in attributes.items():
-        if key.startswith("_") or not hasattr(Device, key) or key in ("open", "close", "request"):
+        if key.startswith("_") or not hasattr(Device, key) or key in ("open", "adopt", "close", "request"):
             raise InvalidRequest(f"device {name!r}: there is no attribute {key!r}")
         setattr(device, key, value)
     if open_handler is not None:

@@ -16,12 +16,16 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .device import Consumer, Execution, LogicalDevice, Peer
-from .errors import HandleClosed, LdmError, NotSupported, ProviderFailed, QueueFull, RequestCancelled
+from .errors import HandleClosed, LdmError, NotSupported, ProviderFailed, QueueFull, RequestCancelled, StaleHandle
 from .registry import Registry
 from .request import Reply, Request, as_reply
+from .tables import LeftConsumer, Stage
+
+if TYPE_CHECKING:
+    from .state import StateArea
 
 log = logging.getLogger("ldmfs.handler")
 
@@ -50,26 +54,61 @@ class Runtime(Protocol):
 class Dispatch:
     """Calls the handlers of one registry's devices."""
 
-    def __init__(self, registry: Registry, runtime: Runtime) -> None:
+    def __init__(self, registry: Registry, runtime: Runtime, area: StateArea | None = None) -> None:
         self.registry = registry
         self.runtime = runtime
+        self.area = area
+        """Where the next instance of the container finds who is open and what is outstanding."""
         self.outstanding = 0
         self._numbers = itertools.count(1)
 
-    async def open(self, device: LogicalDevice, peer: Peer) -> Consumer:
+    async def open(self, device: LogicalDevice, peer: Peer, flags: int = 0) -> Consumer:
         """Run the open handler for a new consumer and return it.
 
         Raises what the handler raises as an `LdmError`; then, and when cancelled, the consumer never was.
         """
-        consumer = self.registry.add_consumer(device, peer)
+        consumer = self.registry.add_consumer(device, peer, flags)
         try:
+            if self.area is not None:
+                self.area.consumers.add(consumer, flags)
             if device.open_execution is Execution.INLINE:
                 device.open_handler(consumer.id)
             else:
                 await self._run(device.open_execution, device.open_handler, consumer.id)
+            if self.area is not None:
+                self.area.consumers.opened(consumer.id)
         except BaseException as error:
-            self.registry.remove_consumer(consumer)
+            self._forget(consumer)
             raise self._error(error, device, "open") from None
+        return consumer
+
+    async def adopt(self, left: LeftConsumer) -> Consumer | None:
+        """Take over a consumer that an earlier instance of the container has left in the state area.
+
+        Its file may still be open, unless it is `CLOSING`, or came by a connection, which ended with that instance:
+        then the close handler is run that is owed, and None is returned, as for one whose device is no more.
+        """
+        assert self.area is not None
+        device = self.registry.by_id.get(left.device_id)
+        if device is None or left.stage is Stage.OPENING:
+            self.area.consumers.remove(left.id)
+            return None
+        consumer = self.registry.add_consumer(device, left.peer, left.flags, left.id)
+        consumer.since = left.since
+        if left.stage is Stage.CLOSING or left.peer.path not in ("file", "kernel"):
+            await self.close(consumer)
+            return None
+        try:
+            if device.adopt_handler is None:
+                raise StaleHandle(f"device {device.name!r} keeps no consumers over a crash")
+            await self._run(device.adopt_execution, device.adopt_handler, consumer.id)
+        except LdmError as error:
+            log.info("device %s: consumer %d was not adopted: %s", device.name, consumer.id, error)
+            consumer.stale = True
+        except BaseException as error:
+            if not isinstance(self._error(error, device, "adopt"), LdmError):
+                raise
+            consumer.stale = True
         return consumer
 
     async def close(self, consumer: Consumer) -> None:
@@ -87,6 +126,8 @@ class Dispatch:
                 cancel()
             await drained.wait()
         device = consumer.device
+        if self.area is not None:
+            self.area.consumers.closing(consumer.id)
         try:
             if device.close_execution is Execution.INLINE:
                 device.close_handler(consumer.id)
@@ -98,7 +139,12 @@ class Dispatch:
             if not isinstance(self._error(error, device, "close"), LdmError):
                 raise
         finally:
-            self.registry.remove_consumer(consumer)
+            self._forget(consumer)
+
+    def _forget(self, consumer: Consumer) -> None:
+        self.registry.remove_consumer(consumer)
+        if self.area is not None:
+            self.area.consumers.remove(consumer.id)
 
     def request_inline(self, consumer: Consumer, request: Request) -> Reply:
         """Answer a request of a device whose request handler is `Execution.INLINE`.
@@ -137,9 +183,11 @@ class Dispatch:
 
         Raises the handler's error as an `LdmError`; a cancellation passes through, after the handler has ended.
         """
-        device = consumer.device
+        device, area, slot = consumer.device, self.area, 0
         consumer.requests += 1
         try:
+            if area is not None:
+                slot = area.requests.add(consumer.id, request.type)
             if request.type not in device.accepts:
                 raise self._refusal(consumer, request)
             return as_reply(await self._run(device.request_execution, device.request_handler, consumer.id, request))
@@ -148,6 +196,8 @@ class Dispatch:
             raise self._error(error, device, "request") from None
         finally:
             self.outstanding -= 1
+            if area is not None and slot:
+                area.requests.remove(slot)
             del consumer.cancels[number]
             if consumer.drained and not consumer.cancels:
                 consumer.drained()

@@ -159,6 +159,16 @@ class ProviderFailed(LdmError):
     errno = _errno.EIO
 
 
+class StateDamaged(LdmError):
+    """What was written over the container's state is none of its own: nothing of it can be trusted."""
+
+    errno = _errno.EUCLEAN
+
+
+class StateConflict(WouldBlock):
+    """Another transaction has changed what this one has read; nothing was changed.  It may be tried again."""
+
+
 BY_ERRNO: dict[int, type[LdmError]] = {cls.errno: cls for cls in LdmError.__subclasses__() if "errno" in cls.__dict__}
 
 

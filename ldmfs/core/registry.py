@@ -83,14 +83,17 @@ class Registry:
         except KeyError:
             raise NoSuchDevice(f"container {self.container!r} has no device with the id {id}") from None
 
-    def add_consumer(self, device: LogicalDevice, peer: Peer) -> Consumer:
-        """Enter a new consumer of `device`, which thereby cannot be destroyed; raise `NoSuchDevice` if it just was."""
+    def add_consumer(self, device: LogicalDevice, peer: Peer, flags: int = 0, id: int | None = None) -> Consumer:
+        """Enter a consumer of `device`, which thereby cannot be destroyed; raise `NoSuchDevice` if it just was.
+
+        It gets a new id, unless it has one from an earlier instance of the container.
+        """
         with self._lock:
             if self.by_id.get(device.id) is not device:
                 raise NoSuchDevice(f"device {device.name!r} was destroyed")
             if len(self.consumers) >= MAX_CONSUMERS:
                 raise QueueFull(f"container {self.container!r} has {MAX_CONSUMERS} consumers, as many as it may")
-            consumer = Consumer(next(self._ids), device, peer)
+            consumer = Consumer(next(self._ids) if id is None else id, device, peer, flags)
             self.consumers[consumer.id] = device.consumers[consumer.id] = consumer
         return consumer
 

@@ -11,6 +11,7 @@ import functools
 import logging
 import os
 import select
+import struct
 from collections.abc import Callable
 from typing import Protocol
 
@@ -19,10 +20,12 @@ import trio
 
 from ..core.device import Consumer, Execution, Peer
 from ..core.dispatch import Dispatch, cancelled_error
-from ..core.errors import InvalidRequest, LdmError, MessageTooLong, NoSpace, WouldBlock
+from ..core.errors import InvalidRequest, LdmError, MessageTooLong, NoSpace, ProviderDied, StaleHandle, WouldBlock
 from ..core.exchange import Exchange, State
 from ..core.kept import KeptReplies
 from ..core.request import MAX_MESSAGE, Reply, Request, RequestType
+from ..core.store import Store
+from ..core.tables import Stage
 from . import signals
 from .waiting import KilledInWait, Watch
 
@@ -30,6 +33,12 @@ log = logging.getLogger("ldmfs.fuse")
 
 _CALL = RequestType.CALL
 _IDLE, _RUNNING, _READY = State  # globals of the fast path
+_OPEN, _ASKED, _READING, _READ = map(int, (Stage.OPEN, Stage.ASKED, Stage.READING, Stage.READ))
+_KEPT = struct.Struct("<QBxxxI")
+"""Where the reply begins by the kernel's count, type and length of the request; its data follows."""
+
+_NOWHERE = memoryview(bytearray(1)), 0
+"""Where stages go that no other instance will ask for."""
 
 Data = bytes | bytearray | memoryview
 
@@ -37,6 +46,7 @@ Data = bytes | bytearray | memoryview
 class Surroundings(Protocol):
     """What a file needs of the mount that it is in."""
 
+    again: Store | None
     dispatch: Dispatch
     kept: KeptReplies
     watch: Watch
@@ -47,7 +57,9 @@ class MessageFile:
     """One open file of a message device: see `core.exchange` for what it answers when."""
 
     __slots__ = (
+        "_again",
         "_around",
+        "_begin_of_reply",
         "_dispatch",
         "_done",
         "_exchange",
@@ -55,7 +67,10 @@ class MessageFile:
         "_interrupted",
         "_is_kept",
         "_poll",
+        "_resumed",
         "_scope",
+        "_slot",
+        "_stages",
         "consumer",
         "flags",
     )
@@ -72,32 +87,83 @@ class MessageFile:
         self._poll: pyfuse3.PollHandle | None = None
         self._interrupted = False
         self._is_kept = False
+        area = around.dispatch.area
+        self._stages, self._slot = _NOWHERE if area is None else area.consumers.stage_byte(consumer.id)
+        self._again = around.again
+        self._resumed: Request | None = None
+        """What was asked under an earlier instance of the container, and can be done again."""
+        self._begin_of_reply = 0
+        """Where the reply begins by the kernel's count, which goes on behind what was written."""
+
+    def resume(self) -> None:
+        """Go on where an earlier instance of the container was killed, as far as the state area tells.
+
+        Where requests are reissued, what was asked is done again, unless its reply was read to the end; which part of
+        the reply a read is for, one that the kernel sends once more or the next one, its offset tells.  Else a reply
+        that was not read to its end is lost, and the next read says so, once.
+        """
+        stage = self._stages[self._slot]
+        if stage not in (_ASKED, _READING, _READ):
+            return
+        kept = self._again.get(str(self.consumer.id)) if self._again is not None else None
+        if kept is not None:
+            self._begin_of_reply, type, length, data = *_KEPT.unpack_from(kept), kept[_KEPT.size :]
+            self._resumed = Request(RequestType(type), data, length=length)
+            if stage == _ASKED:
+                self._begin_again(self._resumed)
+        elif stage == _READ:
+            self._exchange.answer(Reply())
+        else:
+            lost = ProviderDied("the container's process ended before the reply was read")
+            self._exchange.finish(self._exchange.start(), lost)
 
     # -- requests
 
-    def write(self, data: bytes) -> int:
+    def write(self, data: bytes, offset: int = 0) -> int:
         """Send a CALL.  Never waits: the kernel holds up every other write to the device meanwhile.
 
         Raises the error of a handler that runs inline; what another ends with is for the read, or the flush.
         """
         if len(data) > MAX_MESSAGE:
             raise MessageTooLong(f"a message has at most {MAX_MESSAGE} bytes")
-        self._begin(Request(_CALL, data))
+        if self._resumed is not None and self._is_resent(data, offset):
+            return len(data)
+        request = Request(_CALL, data)
+        self._begin(request)
+        if self._again is not None:
+            self._remember(request, offset + len(data))
+        self._stages[self._slot] = _ASKED
         return len(data)
 
-    def read_now(self, size: int) -> Data | None:
+    def read_now(self, size: int, offset: int = 0) -> Data | None:
         """Return what a read gives without waiting, None if it has to wait; raise the error that is the reply."""
         exchange = self._exchange
         if exchange.state is not _READY:
             if exchange.state is _IDLE:
-                self._begin_read(size)
+                if self._resumed is None:
+                    self._begin_read(size, offset)
+                else:
+                    self._begin_again(self._resumed)
             if exchange.state is _RUNNING:
                 return None
         if self._is_kept:
             self._withdraw()
-        return exchange.take(size)
+        if self._resumed is not None:  # of this reply the earlier instance may have given a part
+            exchange.offset = max(0, offset - self._begin_of_reply)
+        try:
+            data = exchange.take(size)
+        except LdmError:
+            self._stages[self._slot] = _OPEN
+            raise
+        if data:
+            self._stages[self._slot] = _READ if exchange.offset >= len(exchange.data) else _READING
+        elif self._again is None:
+            self._stages[self._slot] = _OPEN
+        else:  # and that there is no more may have to be said again
+            self._resumed = None
+        return data
 
-    async def read(self, size: int) -> Data:
+    async def read(self, offset: int, size: int) -> Data:
         """Wait for the reply, then return its next bytes.
 
         Raises `Interrupted` when the reader has a signal pending.  The handler is cancelled with it if the signal ends
@@ -105,7 +171,7 @@ class MessageFile:
         """
         if self.flags & os.O_NONBLOCK:
             raise WouldBlock("the reply is not there yet")
-        while (data := self.read_now(size)) is None:
+        while (data := self.read_now(size, offset)) is None:
             try:
                 await self._wait(self._reader_pending)
             except KilledInWait:
@@ -136,6 +202,8 @@ class MessageFile:
     async def release(self) -> None:
         """Close the device for this consumer: cancel what is running, run the close handler."""
         self._exchange.reset()
+        if self._again is not None:
+            self._again.delete(str(self.consumer.id))
         with trio.CancelScope(shield=True):
             await self._around.dispatch.close(self.consumer)
 
@@ -168,12 +236,15 @@ class MessageFile:
         if self._poll is not None:
             self._notify()
 
-    def _begin_read(self, size: int) -> None:
+    def _begin_read(self, size: int, offset: int) -> None:
         """Take the reply that an earlier consumer of the same session left, or else send a READ."""
         device, peer = self.consumer.device, self.consumer.peer
         kept = self._around.kept.take(device.id, peer)
         if kept is None:
-            self._begin(Request(RequestType.READ, length=size))
+            request = Request(RequestType.READ, length=size)
+            self._begin(request)
+            if self._again is not None:
+                self._remember(request, offset)
         else:
             self._exchange.finish(self._exchange.start(), kept.error or Reply(kept.data))
 
@@ -214,6 +285,28 @@ class MessageFile:
                 handle.notify()
             except OSError as error:
                 log.debug("poll of consumer %d could not be woken: %s", self.consumer.id, error)
+
+    # -- for the next instance of the container
+
+    def _remember(self, request: Request, begin_of_reply: int) -> None:
+        assert self._again is not None
+        self._resumed = None
+        kept = _KEPT.pack(begin_of_reply, request.type, request.length) + request.data
+        try:
+            self._again.put(str(self.consumer.id), kept)
+        except NoSpace:  # it will be lost with this process, as where nothing is reissued
+            self._again.delete(str(self.consumer.id))
+
+    def _begin_again(self, request: Request) -> None:
+        try:
+            self._begin(request)
+        except LdmError as error:
+            self._exchange.finish(self._exchange.start(), error)
+
+    def _is_resent(self, data: bytes, offset: int) -> bool:
+        """Tell whether a write is the one that is done again already: the kernel had got no answer to it."""
+        assert self._resumed is not None
+        return data == self._resumed.data and offset + len(data) == self._begin_of_reply
 
     # -- replies that outlive their writer
 
@@ -313,6 +406,28 @@ class BlockFile:
         return result
 
 
+class StaleFile(BlockFile):
+    """An open file of a device that has lost its consumers with the container's earlier instance."""
+
+    __slots__ = ()
+
+    async def read(self, offset: int, size: int) -> Data:
+        """Refuse."""
+        raise self._error()
+
+    async def write(self, offset: int, data: bytes) -> int:
+        """Refuse."""
+        raise self._error()
+
+    async def sync(self) -> None:
+        """Refuse."""
+        raise self._error()
+
+    def _error(self) -> LdmError:
+        name = self.consumer.device.name
+        return StaleHandle(f"device {name!r} was opened under an instance of the container that is gone; open it anew")
+
+
 def reader_pending(consumer: Consumer) -> signals.Pending:
     """Tell what is pending for the thread that waits in a read or write of `consumer`'s file."""
     device, opener = consumer.device, consumer.peer.pid
@@ -328,6 +443,16 @@ def open_file(around: Surroundings, consumer: Consumer, flags: int) -> MessageFi
     """Return the open file for a consumer that `open` has just made."""
     kind = MessageFile if consumer.device.kind == "message" else BlockFile
     return kind(around, consumer, flags)
+
+
+def adopted_file(around: Surroundings, consumer: Consumer) -> MessageFile | BlockFile:
+    """Return the open file of a consumer that was adopted from an earlier instance of the container."""
+    if consumer.stale:
+        return StaleFile(around, consumer, consumer.flags)
+    file = open_file(around, consumer, consumer.flags)
+    if isinstance(file, MessageFile):
+        file.resume()
+    return file
 
 
 def peer_of(context: pyfuse3.RequestContext) -> Peer:

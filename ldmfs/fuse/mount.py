@@ -14,12 +14,20 @@ import fcntl
 import os
 import shutil
 import socket
+import struct
 import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
 FUSE_DEV_IOC_CLONE = 0x8004E500
 """Makes a /dev/fuse descriptor another one of the same connection (`include/uapi/linux/fuse.h`)."""
+
+FUSE_HAS_RESEND = 1 << 39
+INIT_FLAGS, INIT_FLAGS_AT = struct.Struct("<II"), 40 + 12
+"""`flags` and `flags2` of `struct fuse_init_in`, behind the header and three numbers of 32 bits."""
+
+RESEND = struct.pack("<IiQ", 16, 7, 0)
+"""FUSE_NOTIFY_RESEND, as a `struct fuse_out_header`."""
 
 MS_NOSUID, MS_NODEV, MS_NOATIME, MNT_DETACH = 0x2, 0x4, 0x400, 0x2
 
@@ -60,17 +68,31 @@ class Connection:
         fd = _mount_as_root(path) if os.geteuid() == 0 else _mount_as_user(path)
         return cls(path, fd, os.read(fd, INIT_BYTES))
 
-    def instance(self) -> tuple[socket.socket, socket.socket, int]:
+    def instance(self, *, reissue: bool = False) -> tuple[socket.socket, socket.socket, int]:
         """Return what a new instance is started with: our end and its end of a socket pair, and a descriptor.
 
         INIT is on its way through the pair; `answer` takes what comes back.  The descriptor is a clone, so that the
         kernel ends what the instance had read and not answered, with ECONNABORTED, at the moment the instance dies.
+        With `reissue` it is the connection's own, and the kernel keeps these requests: see `resend`.
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        clone = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
-        fcntl.ioctl(clone, FUSE_DEV_IOC_CLONE, array.array("I", [self.fd]))
+        if reissue:
+            fd = os.dup(self.fd)
+        else:
+            fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+            fcntl.ioctl(fd, FUSE_DEV_IOC_CLONE, array.array("I", [self.fd]))
         ours.send(self.init)
-        return ours, theirs, clone
+        return ours, theirs, fd
+
+    @property
+    def can_resend(self) -> bool:
+        """Whether the kernel can hand a request out once more (FUSE_HAS_RESEND in INIT's flags; Linux 6.9)."""
+        flags, flags2 = INIT_FLAGS.unpack_from(self.init, INIT_FLAGS_AT)
+        return bool((flags2 << 32 | flags) & FUSE_HAS_RESEND)
+
+    def resend(self) -> None:
+        """Have the kernel hand out again what was read and not answered, to whoever reads next."""
+        os.write(self.fd, RESEND)
 
     def answer(self, reply: bytes) -> None:
         """Hand the first instance's answer to INIT to the kernel; the kernel has no use for those of later ones."""

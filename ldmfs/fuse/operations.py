@@ -23,8 +23,9 @@ from ..core.dispatch import Dispatch
 from ..core.errors import InvalidRequest, LdmError, NameTooLong, NoSuchDevice, NotPermitted, StaleHandle
 from ..core.kept import KeptReplies
 from ..core.registry import ROOT_ID, Registry
+from ..core.store import Store
 from . import signals
-from .files import BlockFile, Data, MessageFile, open_file, peer_of
+from .files import BlockFile, Data, MessageFile, adopted_file, open_file, peer_of
 from .lean import inline
 from .waiting import Watch
 
@@ -68,8 +69,12 @@ class Operations(pyfuse3.Operations):
     supports_dot_lookup = False
     enable_writeback_cache = False
 
-    def __init__(self, registry: Registry, dispatch: Dispatch, nursery: trio.Nursery) -> None:
+    def __init__(
+        self, registry: Registry, dispatch: Dispatch, nursery: trio.Nursery, again: Store | None = None
+    ) -> None:
         super().__init__()
+        self.again = again
+        """What was written and not answered to the end, for the next instance of the container to do again."""
         self.registry = registry
         self.dispatch = dispatch
         self.nursery = nursery
@@ -82,6 +87,9 @@ class Operations(pyfuse3.Operations):
         self._attached = True
         self._invalidations: set[trio.Event] = set()
         registry.observers.append(self._changed)
+        for consumer in tuple(registry.consumers.values()):  # adopted from the instance before this one
+            if consumer.peer.path in ("file", "kernel"):
+                self._files[consumer.id] = adopted_file(self, consumer)
 
     def detach(self) -> None:
         """Stop following the registry: the session is about to end."""
@@ -96,7 +104,7 @@ class Operations(pyfuse3.Operations):
         try:
             file = self._files[fh]
             if type(file) is MessageFile:
-                return file.write(buf)
+                return file.write(buf, off)
         except KeyError:
             raise FUSEError(errno.ESTALE) from None
         except Exception as error:
@@ -108,7 +116,7 @@ class Operations(pyfuse3.Operations):
         try:
             file = self._files[fh]
             if type(file) is MessageFile:
-                data = file.read_now(size)
+                data = file.read_now(size, off)
                 if data is not None:
                     return cast(bytes, data)
         except KeyError:
@@ -124,7 +132,7 @@ class Operations(pyfuse3.Operations):
 
     @operation
     async def _read_slowly(self, file: MessageFile | BlockFile, offset: int, size: int) -> Data:
-        return await (file.read(offset, size) if isinstance(file, BlockFile) else file.read(size))
+        return await file.read(offset, size)
 
     @operation
     async def open(self, inode: InodeT, flags: int, ctx: RequestContext) -> FileInfo:
@@ -141,14 +149,14 @@ class Operations(pyfuse3.Operations):
     async def _open(self, device: LogicalDevice, flags: int, ctx: RequestContext) -> FileInfo:
         peer = peer_of(ctx)
         if device.open_execution is Execution.INLINE:
-            consumer = await self.dispatch.open(device, peer)
+            consumer = await self.dispatch.open(device, peer, flags)
         else:
-            consumer = await self._open_slowly(device, peer, ctx.pid)
+            consumer = await self._open_slowly(device, peer, flags, ctx.pid)
         self._files[consumer.id] = open_file(self, consumer, flags)
         message = device.kind is Kind.MESSAGE
         return FileInfo(fh=FileHandleT(consumer.id), direct_io=True, keep_cache=False, nonseekable=message)
 
-    async def _open_slowly(self, device: LogicalDevice, peer: Peer, tid: int) -> Consumer:
+    async def _open_slowly(self, device: LogicalDevice, peer: Peer, flags: int, tid: int) -> Consumer:
         """Run an open handler that may wait, as long as thread `tid` wants to wait for it."""
         done, scope = trio.Event(), trio.CancelScope()
         outcome: list[Consumer | LdmError] = []
@@ -156,7 +164,7 @@ class Operations(pyfuse3.Operations):
         async def run() -> None:
             with scope:
                 try:
-                    outcome.append(await self.dispatch.open(device, peer))
+                    outcome.append(await self.dispatch.open(device, peer, flags))
                 except LdmError as error:
                     outcome.append(error)
             done.set()

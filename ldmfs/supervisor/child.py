@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import os
 import signal
 import socket
@@ -28,15 +29,20 @@ import trio
 
 from ..channel.address import listen
 from ..consumer import tree
+from ..container import state
 from ..container.control import Link, Start
+from ..core.state import Sizes
 from ..fuse.mount import Connection, MountError
 from ..fuse.session import relay_init
 from .configuration import ContainerConfiguration, SystemOptions
 from .conversation import Conversation
 from .tree import CONTAINER_MODULE, Tree
 
-FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0
-"""Seconds before the first new start after a crash, which double with each further one, up to the longest."""
+log = logging.getLogger("ldmfs.supervisor")
+
+FIRST_PAUSE = 0.1
+"""Seconds before the second new start after crashes in a row, which double with each further one; the first is at once.
+"""
 
 LOG_LINES = 10
 """Lines of a container's output that tell why it ended."""
@@ -66,6 +72,7 @@ class Child:
         self._tree = at
         self._connection: Connection | None = None
         self._listener: socket.socket | None = None
+        self._state_fd = -1
         self._conversation: Conversation | None = None
         self._instances = itertools.count()
         self._crashes: deque[float] = deque()
@@ -88,8 +95,9 @@ class Child:
                         Connection.mount, self._tree.mount_point(self.name)
                     )
                     self._listener = listen(tree.channel_socket(self._tree.root, self.name))
+                    self._state_fd = state.create(Sizes(capacity=self.configuration.options.state_size))
                     await self._keep_running(self._connection)
-                except (MountError, OSError) as error:
+                except (MountError, OSError, ValueError) as error:
                     self._fail(str(error))
             if self._scope.cancelled_caught:
                 self._set("stopped")
@@ -140,24 +148,26 @@ class Child:
             if len(self._crashes) >= options.max_crashes:
                 return self._fail(f"{len(self._crashes)} crashes in {options.crash_window:g} s; {self.reason}")
             self._set("waiting")
-            await trio.sleep(min(FIRST_PAUSE * 2 ** (len(self._crashes) - 1), LONGEST_PAUSE))
+            if len(self._crashes) > 1:
+                await trio.sleep(min(FIRST_PAUSE * 2 ** min(len(self._crashes) - 2, 20), options.max_pause))
             self.restarts += 1
 
     async def _run_instance(self, connection: Connection) -> None:
         """Run one instance to its end, and leave in `reason` why it ended."""
         self._set("starting")
         ours, theirs = socket.socketpair()
-        init, instance_init, fuse_fd = connection.instance()
+        reissue = self._reissues(connection)
+        init, instance_init, fuse_fd = connection.instance(reissue=reissue)
         assert self._listener is not None
         with theirs, instance_init:
-            fds = theirs.fileno(), instance_init.fileno(), fuse_fd, self._listener.fileno()
+            fds = theirs.fileno(), instance_init.fileno(), fuse_fd, self._listener.fileno(), self._state_fd
             process, log_begin = self._spawn(*fds)
         os.close(fuse_fd)
         self.pid = process.pid
         self._note_pid(process.pid)
         conversation = self._conversation = Conversation(Link(ours), self._now_running)
         first_id = next(self._instances) * CONSUMER_IDS + 1
-        start = Start(self.name, str(self._tree.root), self.configuration.plug_ins, first_id)
+        start = Start(self.name, str(self._tree.root), self.configuration.plug_ins, first_id, reissue)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(relay_init, connection, init)
@@ -188,7 +198,16 @@ class Child:
             )
             return process, log.tell()
 
+    def _reissues(self, connection: Connection) -> bool:
+        if self.configuration.options.on_crash == "fail":
+            return False
+        if not connection.can_resend:
+            log.warning("container %s: this kernel cannot reissue requests (Linux 6.9 can); they fail", self.name)
+        return connection.can_resend
+
     def _now_running(self) -> None:
+        if self.restarts and self._connection is not None and self._reissues(self._connection):
+            self._connection.resend()
         self._set("running")
         self.settled.set()
 
@@ -215,6 +234,9 @@ class Child:
         if self._listener is not None:
             self._listener.close()
             self._listener = None
+        if self._state_fd >= 0:
+            os.close(self._state_fd)
+            self._state_fd = -1
         tree.channel_socket(self._tree.root, self.name).unlink(missing_ok=True)
         if self._connection is not None:
             connection, self._connection = self._connection, None

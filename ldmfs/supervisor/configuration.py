@@ -20,9 +20,10 @@ import msgspec
 
 from ..consumer.tree import RESERVED
 from ..container.provider import GROUP, PlugIn, found
-from ..container.settings import ConfigurationError, Doc, Duration, Settings, convert
+from ..container.settings import ConfigurationError, Doc, Duration, Settings, Size, convert
 from ..core.device import check_name
 from ..core.errors import LdmError
+from ..core.state import CAPACITY
 
 SYSTEM_FILE = Path("/etc/ldmfs.toml")
 
@@ -41,9 +42,14 @@ class ContainerOptions(Settings):
     """The plain keys of a container's table."""
 
     restart: Annotated[bool, Doc("start the container again when its process ends")] = True
-    on_crash: Annotated[Literal["fail"], Doc("requests under way at a crash end with ECONNABORTED")] = "fail"
+    on_crash: Annotated[
+        Literal["fail", "reissue"],
+        Doc("requests under way at a crash: fail with ECONNABORTED, or reissue to the next instance"),
+    ] = "fail"
+    state_size: Annotated[Size, Doc("room for what the providers keep in their state")] = Size(CAPACITY)
     max_crashes: Annotated[int, Doc("crashes within crash_window after which the container is failed")] = 5
     crash_window: Annotated[Duration, Doc("see max_crashes")] = Duration("60 s")
+    max_pause: Annotated[Duration, Doc("the longest pause before a new start; the first is at once")] = Duration("10 s")
 
 
 class ContainerConfiguration(msgspec.Struct, frozen=True):

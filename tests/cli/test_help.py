@@ -11,7 +11,7 @@ from importlib.metadata import entry_points, version
 import pytest
 from mounted.trees import LDMFS, Tree
 
-COMMANDS = ["mount", "umount", "ls", "start", "stop", "restart", "run", "providers"]
+COMMANDS = ["mount", "umount", "ls", "start", "stop", "restart", "run", "providers", "doctor"]
 
 
 @pytest.fixture

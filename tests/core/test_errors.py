@@ -9,10 +9,10 @@ from collections import defaultdict
 import pytest
 
 from ldmfs.core import errors
-from ldmfs.core.errors import BY_ERRNO, LdmError, ProviderFailed, QueueFull, WouldBlock, from_errno
+from ldmfs.core.errors import BY_ERRNO, LdmError, ProviderFailed, QueueFull, StateConflict, WouldBlock, from_errno
 
 CLASSES = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, LdmError)]
-SPECIFIC = [cls for cls in CLASSES if cls not in (LdmError, QueueFull)]
+SPECIFIC = [cls for cls in CLASSES if cls not in (LdmError, QueueFull, StateConflict)]
 
 
 @pytest.mark.parametrize("cls", CLASSES)
@@ -25,20 +25,21 @@ def test_a_class_comes_back_from_its_number(cls: type[LdmError]) -> None:
     assert type(from_errno(cls().errno)) is cls
 
 
-def test_no_two_classes_share_a_number_but_a_full_queue_and_would_block() -> None:
+def test_no_two_classes_share_a_number_but_those_that_say_to_try_again() -> None:
     classes = defaultdict(set)
     for cls in CLASSES:
         if cls is not LdmError:
             classes[cls.errno].add(cls)
-    assert [shared for shared in classes.values() if len(shared) > 1] == [{WouldBlock, QueueFull}]
+    assert [shared for shared in classes.values() if len(shared) > 1] == [{WouldBlock, QueueFull, StateConflict}]
 
 
-def test_the_table_has_every_class_but_the_subclass() -> None:
+def test_the_table_has_every_class_but_subclasses() -> None:
     assert set(BY_ERRNO.values()) == set(SPECIFIC)
 
 
-def test_a_full_queue_comes_back_as_would_block() -> None:
-    assert type(from_errno(QueueFull().errno)) is WouldBlock
+@pytest.mark.parametrize("cls", [QueueFull, StateConflict])
+def test_what_says_to_try_again_comes_back_as_would_block(cls: type[LdmError]) -> None:
+    assert type(from_errno(cls().errno)) is WouldBlock
 
 
 def test_the_number_of_an_unspecific_error_is_that_of_a_failed_provider() -> None:

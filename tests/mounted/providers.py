@@ -182,6 +182,38 @@ KINDS: dict[str, type[Logged]] = {
 }  # fmt: skip
 
 
+class Keeper(Gate):
+    """A gate that takes over its consumers, and waits until the file `released` is there."""
+
+    def __init__(self, tell: Callable[[str, int], None], released: Path) -> None:
+        super().__init__(tell)
+        self.file = released
+
+    def adopt(self, consumer_id: int) -> None:
+        self.tell("adopt", consumer_id)
+
+    async def request(self, consumer_id: int, request: Request) -> bytes:
+        self.tell("start", consumer_id)
+        while not self.file.exists():
+            await trio.sleep(0.01)
+        return b"kept " + bytes(request.data)
+
+
+class Tally(Device):
+    """Counts its requests for as long as the tree is there; a request `end` ends the process behind its commit."""
+
+    def __init__(self, probe: Probe) -> None:
+        self.state = probe.state
+
+    def request(self, consumer_id: int, request: Request) -> bytes:
+        with self.state.transaction() as transaction:
+            count = int(transaction.get("count") or 0) + 1
+            transaction.put("count", b"%d" % count)
+        if request.data == b"end":
+            os._exit(9)
+        return b"%d" % count
+
+
 class Factory(Device):
     """Makes and unmakes devices."""
 
@@ -215,6 +247,8 @@ class ProbeSettings(Settings):
     """A file: where it exists, the process says its last words and ends."""
     stuck: bool = False
     """The provider does not stop."""
+    keeps: str = ""
+    """Make the devices `keeper`, `loser` and `tally` at the start; the file that releases `keeper`."""
 
 
 class Probe(Provider):
@@ -233,6 +267,13 @@ class Probe(Provider):
             while Path(self.settings.log).read_text().count("- starting") < self.settings.meet:
                 await trio.sleep(0.01)
         self.create_device("factory", Factory(self))
+        if self.settings.keeps:
+            self.create_device("keeper", Keeper(self._teller("keeper"), Path(self.settings.keeps)))
+            self.create_device("loser", Echo(self._teller("loser")))
+            self.create_device("tally", Tally(self))
+
+    def _teller(self, name: str) -> Callable[[str, int], None]:
+        return lambda what, consumer: self.tell(name, what, consumer)
 
     async def stop(self) -> None:
         self.tell("-", "stopping", os.getpid())

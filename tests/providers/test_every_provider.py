@@ -16,7 +16,7 @@ from ldmfs.container.provider import PlugIn, configure, found, load
 from ldmfs.container.settings import keys
 
 NAMES = ["clock", "codec", "faulty", "hash", "null", "sensor", "text"]
-"""Those that make devices without a configuration; `relay` has tests of its own."""
+"""Those that make devices without a configuration; `native` and `relay` have tests of their own."""
 
 
 def module_of(name: str) -> Any:
@@ -31,7 +31,11 @@ def example_of(name: str) -> dict[str, Any]:
 
 
 def test_the_bundled_plug_ins_are_installed() -> None:
-    assert {name for name, point in found().items() if point.value.startswith("ldmfs_providers.")} == {*NAMES, "relay"}
+    assert {name for name, point in found().items() if point.value.startswith("ldmfs_providers.")} == {
+        *NAMES,
+        "native",
+        "relay",
+    }
 
 
 @pytest.mark.parametrize("name", NAMES)

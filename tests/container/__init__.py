@@ -1,0 +1,1 @@
+"""A container's process and what it shares, without a mount."""
