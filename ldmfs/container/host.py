@@ -15,6 +15,7 @@ from ..core.device import CloseHandler, Device, LogicalDevice, OpenHandler, Requ
 from ..core.dispatch import Dispatch
 from ..core.errors import LdmError
 from ..core.registry import Registry
+from ..core.tables import LeftConsumer
 from .state import SharedState
 
 log = logging.getLogger("ldmfs.container")
@@ -114,8 +115,10 @@ class Container:
     async def adopt(self) -> None:
         """Take over what the instance before this one has left: its consumers, and the close handlers that it owes.
 
-        Once, when the devices are there and before anything is served.
+        Once, when the devices are there and before anything is served.  The close handlers run on while it is served:
+        one that takes its time holds nobody up.
         """
+        assert self.nursery is not None
         left = self.area.recover()
         if left.damaged or left.store_damage:
             log.error("the state area was written over: %d entries are lost. %s", left.damaged, left.store_damage)
@@ -123,7 +126,14 @@ class Container:
             self.area.requests.remove(request.slot)
         async with trio.open_nursery() as nursery:
             for consumer in left.consumers:
-                nursery.start_soon(self.dispatch.adopt, consumer)
+                if consumer.is_gone:
+                    self.nursery.start_soon(self._close_owed, consumer)
+                else:
+                    nursery.start_soon(self.dispatch.adopt, consumer)
+
+    async def _close_owed(self, consumer: LeftConsumer) -> None:
+        with trio.CancelScope(shield=True):
+            await self.dispatch.adopt(consumer)
 
     async def close_consumers(self) -> None:
         """Run the close handler for whoever has a device open: the container is about to end."""

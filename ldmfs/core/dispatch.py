@@ -85,8 +85,8 @@ class Dispatch:
     async def adopt(self, left: LeftConsumer) -> Consumer | None:
         """Take over a consumer that an earlier instance of the container has left in the state area.
 
-        Its file may still be open, unless it is `CLOSING`, or came by a connection, which ended with that instance:
-        then the close handler is run that is owed, and None is returned, as for one whose device is no more.
+        Its file may still be open.  For one that is gone the close handler is run that is owed, and None is returned,
+        as for one whose device is no more.
         """
         assert self.area is not None
         device = self.registry.by_id.get(left.device_id)
@@ -95,7 +95,7 @@ class Dispatch:
             return None
         consumer = self.registry.add_consumer(device, left.peer, left.flags, left.id)
         consumer.since = left.since
-        if left.stage is Stage.CLOSING or left.peer.path not in ("file", "kernel"):
+        if left.is_gone:
             await self.close(consumer)
             return None
         try:

@@ -82,6 +82,11 @@ class LeftConsumer(msgspec.Struct, frozen=True):
     flags: int
     stage: Stage
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether nobody can use it any more: it was closing, or its connection ended with that instance."""
+        return self.stage is Stage.CLOSING or self.peer.path not in ("file", "kernel")
+
 
 class LeftRequest(msgspec.Struct, frozen=True):
     """A request that an earlier instance did not answer; `slot` is what `RequestTable.remove` takes."""

@@ -92,7 +92,8 @@ class Connection:
 
     def resend(self) -> None:
         """Have the kernel hand out again what was read and not answered, to whoever reads next."""
-        os.write(self.fd, RESEND)
+        if self.answered:  # INIT is not to be handed out by the kernel, but by us
+            os.write(self.fd, RESEND)
 
     def answer(self, reply: bytes) -> None:
         """Hand the first instance's answer to INIT to the kernel; the kernel has no use for those of later ones."""

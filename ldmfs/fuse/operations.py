@@ -88,7 +88,7 @@ class Operations(pyfuse3.Operations):
         self._invalidations: set[trio.Event] = set()
         registry.observers.append(self._changed)
         for consumer in tuple(registry.consumers.values()):  # adopted from the instance before this one
-            if consumer.peer.path in ("file", "kernel"):
+            if consumer.peer.path in ("file", "kernel") and not consumer.closing:
                 self._files[consumer.id] = adopted_file(self, consumer)
 
     def detach(self) -> None:

@@ -157,6 +157,8 @@ class Child:
         self._set("starting")
         ours, theirs = socket.socketpair()
         reissue = self._reissues(connection)
+        if reissue:
+            connection.resend()  # while nobody reads: what an instance had in hand would be handed out to it twice
         init, instance_init, fuse_fd = connection.instance(reissue=reissue)
         assert self._listener is not None
         with theirs, instance_init:
@@ -206,8 +208,6 @@ class Child:
         return connection.can_resend
 
     def _now_running(self) -> None:
-        if self.restarts and self._connection is not None and self._reissues(self._connection):
-            self._connection.resend()
         self._set("running")
         self.settled.set()
 
