@@ -1,12 +1,13 @@
 # make run      mounts the tree with the bundled providers, until Ctrl-C
-# make test     runs every test
+# make test     runs every test: test-user and test-kernel
 # make build    sets up what the others need, and .venv/bin/ldmfs
 # make bench    measures, and writes bench/RESULTS.md
 # make lint     types, style
 #
+# make test-user            the tests that need no guest
+# make test-kernel          the kernel module's tests, in guests
 # make kmod                 builds the modules for Debian's kernel, and tells where they are
 # make kmod-install         installs them for the kernel that runs
-# make test-kernel          the kernel module's tests, in guests
 # make vm                   a shell in a guest with the modules loaded and ldmfs mounted; `PROVIDER=file.c` is loaded too
 # make test-kernel-debug    the guests' tests and the fuzzer on a kernel that finds mistakes; builds it at first
 #
@@ -18,11 +19,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.set-up
 PYTEST_ARGS ?= -q -n 4
+# Guests emulate two processors each.
+GUEST_ARGS ?= -q -n 2
 
 FUZZ_SECONDS ?= 120
 PROVIDER ?=
 
-.PHONY: build run test bench lint format clean kernel-packages test-kernel kmod kmod-install vm test-kernel-debug
+.PHONY: build run test test-user bench lint format clean kernel-packages test-kernel kmod kmod-install vm test-kernel-debug
 
 build: $(SETUP)
 
@@ -33,11 +36,13 @@ $(SETUP): pyproject.toml setup.py tools/set-up.sh tools/packages.sh
 run: build
 	$(BIN)/ldmfs mount
 
-test: build
+test: test-user test-kernel
+
+test-user: build
 	$(BIN)/pytest $(PYTEST_ARGS) --ignore=tests/kernel
 
 test-kernel: build kernel-packages
-	$(BIN)/pytest $(PYTEST_ARGS) tests/kernel
+	$(BIN)/pytest $(GUEST_ARGS) tests/kernel
 
 lint: build
 	$(BIN)/ruff check .
@@ -67,7 +72,7 @@ vm: build kernel-packages
 
 test-kernel-debug: build
 	tools/packages.sh $$($(PYTHON) -m kmod.vm --kernel debug packages)
-	LDMFS_TEST_KERNEL=debug FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/pytest $(PYTEST_ARGS) tests/kernel
+	LDMFS_TEST_KERNEL=debug FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/pytest $(GUEST_ARGS) tests/kernel
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

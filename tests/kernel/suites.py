@@ -92,6 +92,15 @@ class Suite:
 
 SUITES = [Suite(path) for path in sorted((HERE / "suites").iterdir()) if path.suffix in CASE]
 
+OTHERS = ""
+"""In place of a suite's name: the tests that boot guests of their own."""
+
+LONGEST_FIRST = [
+    *(OTHERS, "loading.c", "stacks.sh", "conformance.py", "deaths.c", "modules.sh", "shell.sh"),
+    *("messages.c", "blocks.c", "requests.c"),
+]
+"""How long they take on Debian's kernel."""
+
 
 @dataclass
 class Result:
