@@ -4,15 +4,19 @@
 
 #include "exchange.h"
 
-static void free_exchange(struct kref *memory)
-{
-	kfree(container_of(memory, struct exchange, memory));
-}
-
 static void put_if(struct request *request)
 {
 	if (request)
 		ldm_request_put(request);
+}
+
+/* What was completed while the file was being closed has left its reply here. */
+static void free_exchange(struct kref *memory)
+{
+	struct exchange *exchange = container_of(memory, struct exchange, memory);
+
+	put_if(exchange->request);
+	kfree(exchange);
 }
 
 /* Leaves RUNNING for IDLE, or READY for IDLE; returns what is to be put. */
