@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 /* A module that makes the mistake which its parameter names, and is not loaded then. */
-#include <linux/delay.h>
 #include <linux/module.h>
+#include <linux/mutex.h>
 #include <linux/slab.h>
 #include <linux/spinlock.h>
 
@@ -10,6 +10,7 @@ module_param(mistake, charp, 0);
 
 static DEFINE_SPINLOCK(one);
 static DEFINE_SPINLOCK(two);
+static DEFINE_MUTEX(sleeping);
 
 static void take_in_both_orders(void)
 {
@@ -26,7 +27,8 @@ static void take_in_both_orders(void)
 static void sleep_under_a_spin_lock(void)
 {
 	spin_lock(&one);
-	msleep(1);
+	mutex_lock(&sleeping);
+	mutex_unlock(&sleeping);
 	spin_unlock(&one);
 }
 
