@@ -139,6 +139,26 @@ void ldm_consumer_close(struct consumer *consumer)
 		end(consumer);
 }
 
+/* Cancels the request that is sent by the call of this id; false when there is none, or it has ended. */
+bool ldm_consumer_cancel(struct consumer *consumer, u64 call)
+{
+	struct request *request, *found = NULL;
+
+	spin_lock(&consumer->lock);
+	list_for_each_entry(request, &consumer->requests, node) {
+		if (request->call == call && atomic_read(&request->state) == REQUEST_SENT) {
+			found = ldm_request_get(request);
+			break;
+		}
+	}
+	spin_unlock(&consumer->lock);
+	if (!found)
+		return false;
+	ldm_cancel_request(&found->public);
+	ldm_request_put(found);
+	return true;
+}
+
 void ldm_consumer_about(const struct consumer *consumer, struct ldm_about *about)
 {
 	const struct ldm_device *device = consumer->public.device;

@@ -110,6 +110,7 @@ struct request {
 	bool alone;			/* allocated by itself: the chain had no block left */
 	bool marshalled;		/* of a LDM_NON_STANDARD request: it crosses the container's border */
 	u8 depth;			/* hops from the first of the chain */
+	u64 call;			/* the id of the call that sends it, 0 where it has none */
 	void *memory[PARTS];		/* what the parts point to, unless it is the parent's */
 	size_t room[PARTS];
 	bool sent;			/* this and those below it: under the chain's lock */
@@ -161,6 +162,7 @@ extern const struct attribute_group *ldm_device_groups[];
 /* consumer.c */
 struct consumer *ldm_consumer_open(struct ldm_device *device, const struct ldm_lineage *upper);
 void ldm_consumer_close(struct consumer *consumer);
+bool ldm_consumer_cancel(struct consumer *consumer, u64 call);
 void ldm_consumer_put(struct consumer *consumer);
 void ldm_consumer_free(struct kref *memory);
 void ldm_consumer_about(const struct consumer *consumer, struct ldm_about *about);

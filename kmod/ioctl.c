@@ -5,7 +5,7 @@
 
 #include "internal.h"
 
-static_assert(sizeof(struct ldm_call) == 88);
+static_assert(sizeof(struct ldm_call) == 96);
 static_assert(sizeof(struct ldm_about) == 24);
 
 static int check(const struct ldm_call *call, const struct file *file)
@@ -68,6 +68,7 @@ static int send(struct consumer *consumer, struct file *file, struct ldm_call __
 	request->offset = call.offset;
 	request->length = call.length;
 	to_request(request)->marshalled = call.type == LDM_NON_STANDARD;
+	to_request(request)->call = call.id;
 	status = copy_in(request, &request->input, call.input, call.input_size);
 	if (!status)
 		status = copy_in(request, &request->input_metadata, call.input_metadata, call.input_metadata_size);
@@ -77,6 +78,17 @@ static int send(struct consumer *consumer, struct file *file, struct ldm_call __
 		status = reply(request, &call, from);
 	ldm_free_request(request);
 	return status;
+}
+
+static int cancel(struct consumer *consumer, u64 __user *from)
+{
+	u64 call;
+
+	if (get_user(call, from))
+		return -EFAULT;
+	if (!call)
+		return -EINVAL;
+	return ldm_consumer_cancel(consumer, call) ? 0 : -ENOENT;
 }
 
 long ldm_ioctl(struct consumer *consumer, struct file *file, unsigned int command, unsigned long argument)
@@ -89,6 +101,8 @@ long ldm_ioctl(struct consumer *consumer, struct file *file, unsigned int comman
 	case LDM_IOC_ABOUT:
 		ldm_consumer_about(consumer, &about);
 		return copy_to_user((void __user *)argument, &about, sizeof(about)) ? -EFAULT : 0;
+	case LDM_IOC_CANCEL:
+		return cancel(consumer, (u64 __user *)argument);
 	default:
 		return -ENOTTY;
 	}

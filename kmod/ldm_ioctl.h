@@ -7,8 +7,10 @@
  *
  *	LDM_IOC_ABOUT	tells what was opened.
  *	LDM_IOC_SEND	sends one typed request, waits for its reply and returns it, in one call.  Threads may do so on
- *	one
- *			descriptor at the same time; none of it touches what write(2) and read(2) are about.
+ *			one descriptor at the same time; none of it touches what write(2) and read(2) are about.
+ *	LDM_IOC_CANCEL	ends such a call, which was made by the same open file, with ECANCELED.  The call is told by its
+ *			`id`.  Fails with ENOENT when none of that id waits: it has ended, or has not got there yet, so
+ *			that who cancels asks again until it has ended.
  */
 #ifndef LDM_IOCTL_H
 #define LDM_IOCTL_H
@@ -58,6 +60,7 @@ struct ldm_about {
  * struct ldm_call - a request and where its reply goes
  * @type: an enum ldm_request_type
  * @reserved: 0
+ * @id: what LDM_IOC_CANCEL calls it, for the caller to keep apart from others; 0 where nobody cancels
  * @offset: bytes from the device's begin, not negative
  * @length: bytes to read or trim, not negative
  * @input: address of the input data
@@ -77,6 +80,7 @@ struct ldm_about {
 struct ldm_call {
 	__u16 type;
 	__u16 reserved[3];
+	__u64 id;
 	__s64 offset;
 	__s64 length;
 	__u64 input;
@@ -91,5 +95,6 @@ struct ldm_call {
 
 #define LDM_IOC_SEND	_IOWR(0xDE, 1, struct ldm_call)
 #define LDM_IOC_ABOUT	_IOR(0xDE, 2, struct ldm_about)
+#define LDM_IOC_CANCEL	_IOW(0xDE, 3, __u64)
 
 #endif

@@ -9,8 +9,8 @@
         ldmfs.testing.check_device_blocking("text/upper", request=b"hello", reply=b"HELLO")
 
 A device of a container in this process is used by plain calls (`local`) and over a channel of its own (`channel`), a
-device of a mounted tree over its channel and through its file (`file`).  Each rule is a function below; the one that is
-broken is named by the `AssertionError`.
+device of a mounted tree over its channel and through its file (`file`), one of the kernel by calls of the module
+(`ioctl`) and through its file.  Each rule is a function below; the one that is broken is named by the `AssertionError`.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ from .core.errors import (
     ProviderFailed,
 )
 from .core.request import MAX_MESSAGE, Reply, Request, RequestType
+from .kernel import sysfs
 
 __all__ = ["check_device", "check_device_blocking"]
 
@@ -140,15 +141,15 @@ async def check_device(
     """Run a device through every rule by each path; raise `AssertionError` for the first that it breaks.
 
     `name` is that of a device in `container`, which this trio run hosts, or `container/device` in the tree at `root`.
-    `paths` are those to try: `local` and `channel`, or `channel` and `file`.  `request` is a sample, bytes being a
-    CALL, that can be repeated and is answered with `reply`, or with what `reply` returns True for.  `slow` is one whose
-    handler waits for long, to be cancelled and killed.  A block device that is `writable` is written, and gets back
-    what was there.
+    `paths` are those to try: `local` and `channel`, or `channel` and `file`, or `ioctl` and `file`.  `request` is a
+    sample, bytes being a CALL, that can be repeated and is answered with `reply`, or with what `reply` returns True
+    for.  `slow` is one whose handler waits for long, to be cancelled and killed.  A block device that is `writable` is
+    written, and gets back what was there.
     """
     broken: list[AssertionError] = []
     async with contextlib.AsyncExitStack() as stack:
         if container is None:
-            ways = _ways_to_tree(parse(name, root), paths or ("channel", "file"))
+            ways = _ways_to_tree(parse(name, root), paths)
         else:
             ways = await stack.enter_async_context(_ways_to_container(name, container, paths or ("local", "channel")))
         try:
@@ -517,10 +518,12 @@ async def _subject(
     )
 
 
-def _ways_to_tree(at: DeviceName, paths: tuple[str, ...]) -> dict[str, _Way]:
+def _ways_to_tree(at: DeviceName, paths: tuple[str, ...] | None) -> dict[str, _Way]:
+    in_kernel = at.container == "kernel"
+
     def consumers() -> int | None:
         try:
-            return int(os.getxattr(at.file, "user.ldm.consumers"))
+            return sysfs.consumers(at.device) if in_kernel else int(os.getxattr(at.file, "user.ldm.consumers"))
         except OSError:
             return None
 
@@ -528,11 +531,16 @@ def _ways_to_tree(at: DeviceName, paths: tuple[str, ...]) -> dict[str, _Way]:
         assert at.socket.exists(), f"container {at.container} has no channel"
         return aio.open_device(name, root=at.root)
 
+    def by_ioctl(name: str) -> Awaitable[Handle]:
+        assert in_kernel, f"container {at.container} is not the kernel's"
+        return aio.open_device(name, root=at.root)
+
     def by_file(name: str) -> Awaitable[Handle]:
         return _FileHandle.open(parse(name, at.root))
 
-    known = {"channel": by_channel, "file": by_file}
-    return {path: _Way(str(at), known[path], consumers, at) for path in paths}
+    known = {"channel": by_channel, "ioctl": by_ioctl, "file": by_file}
+    default = ("ioctl", "file") if in_kernel else ("channel", "file")
+    return {path: _Way(str(at), known[path], consumers, at) for path in paths or default}
 
 
 @contextlib.asynccontextmanager

@@ -23,7 +23,7 @@ from ..channel.trio_client import TrioClient, connect
 from ..core.device import Consumer
 from ..core.errors import NotServed, RequestCancelled
 from ..core.request import Reply, Request
-from ..kernel.device import KernelDevice
+from ..kernel.device import Call, KernelDevice
 from .blocking import CompletionHandler, Data
 from .device import About, OpenDeviceBase
 from .file import File, open_file
@@ -142,7 +142,18 @@ class _File:
         self.consumer_id, self.kind, self.size, self.accepts = file.consumer_id, file.kind, file.size, file.accepts
 
     async def request(self, request: Request) -> Reply:
+        if isinstance(self._file, KernelDevice):
+            return await self._call(self._file, request)
         return await trio.to_thread.run_sync(self._file.request, request, abandon_on_cancel=True)
+
+    async def _call(self, device: KernelDevice, request: Request) -> Reply:
+        """Send a request to the kernel; a task that is cancelled does not wait for its thread, which ends soon."""
+        call = Call()
+        try:
+            return await trio.to_thread.run_sync(device.request, request, call, abandon_on_cancel=True)
+        except trio.Cancelled:
+            device.cancel_soon(call)
+            raise
 
     async def close(self) -> None:
         with trio.CancelScope(shield=True):

@@ -36,8 +36,8 @@ class File:
         except OSError as error:
             raise from_errno(error.errno or 5, f"{name}: {error.strerror}") from None
         about = os.fstat(self._fd)
-        self.kind = Kind.BLOCK if about.st_size or stat.S_ISBLK(about.st_mode) else Kind.MESSAGE
-        self.size = about.st_size
+        self.size = self._seek_end() if stat.S_ISCHR(about.st_mode) else about.st_size
+        self.kind = Kind.BLOCK if self.size or stat.S_ISBLK(about.st_mode) else Kind.MESSAGE
         self.accepts = BLOCK_TYPES if self.kind is Kind.BLOCK else MESSAGE_TYPES - {RequestType.NON_STANDARD}
 
     @staticmethod
@@ -46,6 +46,13 @@ class File:
             return os.open(name.file, os.O_RDWR | os.O_CLOEXEC)
         except PermissionError:
             return os.open(name.file, os.O_RDONLY | os.O_CLOEXEC)
+
+    def _seek_end(self) -> int:
+        """Return the size of a device of the kernel: a character device has positions, and an end, if it is a block."""
+        try:
+            return os.lseek(self._fd, 0, os.SEEK_END)
+        except OSError:
+            return 0
 
     def request(self, request: Request) -> Reply:
         """Send a request and wait for the reply.  Raises the error that the system call fails with."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
+import itertools
 import mmap
 import os
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,11 +23,12 @@ from ..core.errors import (
     MessageTooLong,
     NoSuchDevice,
     NotSupported,
+    RequestCancelled,
     from_errno,
 )
 from ..core.request import Reply, Request, RequestType
 from ..core.wire import KINDS, as_bytes
-from .ioctl import ABOUT, CALL, MAX_DATA, MAX_METADATA, SEND, TELL
+from .ioctl import ABOUT, CALL, CALL_ID, CANCEL, MAX_DATA, MAX_METADATA, SEND, TELL
 
 DIRECTORY = Path("/dev/ldm/kernel")
 """Where the kernel's devices are; `<root>/kernel` is a symlink to it."""
@@ -35,6 +38,9 @@ SPARE_ROOMS = 4
 
 LARGE = 1 << 20
 """Bytes from which on the memory of a room is given back after its request."""
+
+PAUSE = 0.001
+"""Seconds until a call that is cancelled, and has not got to the module yet, is looked for again."""
 
 _ALL, _READ = frozenset(RequestType), frozenset({RequestType.READ})
 _WAYS = (os.O_RDWR, _ALL), (os.O_RDONLY, _READ), (os.O_WRONLY, _ALL - _READ)
@@ -66,6 +72,16 @@ class Room:
         self.memory.madvise(mmap.MADV_DONTNEED)
 
 
+class Call:
+    """One request's call of the module: it is handed to `KernelDevice.request`, and to `cancel` in another thread."""
+
+    _ids = itertools.count(1)
+
+    def __init__(self) -> None:
+        self.id = os.getpid() << 32 | next(self._ids)  # a descriptor may be shared with a child that counts as well
+        self.cancelled = False
+
+
 class KernelDevice:
     """A device of the kernel that was opened by its file.  Any thread may send requests, several at a time.
 
@@ -87,35 +103,66 @@ class KernelDevice:
         self.accepts = self._takes & self._types
         self._rooms: list[Room] = []
         self._lock = threading.Lock()
+        self._calls: set[Call] = set()
+        """Those that are under way."""
         self._users = 0
-        """Requests that use the descriptor: the last one closes it, where the device was closed meanwhile."""
+        """Calls that use the descriptor: the last one closes it, where the device was closed meanwhile."""
         self._closed = False
 
-    def request(self, request: Request) -> Reply:
-        """Send a request and wait for its reply.  Raises the error that it ends with."""
+    def request(self, request: Request, call: Call | None = None) -> Reply:
+        """Send a request and wait for its reply.  Raises the error that it ends with.
+
+        `call` is what another thread can cancel it by: it ends with `RequestCancelled` then.
+        """
         data = as_bytes(request.data)
         if len(data) > MAX_DATA or len(request.metadata) > MAX_METADATA:
             raise MessageTooLong(f"{self.name} takes {MAX_DATA} bytes, and {MAX_METADATA} of metadata")
         if request.type not in self._types:
             raise self._refusal(request)
-        with self._room() as room:
+        call = call or Call()
+        with self._room(call) as room:
             used = len(data)
             try:
                 room.put(0, data)
                 room.put(1, request.metadata)
-                size, metadata_size = self._call(request, room.addresses, len(data))
+                size, metadata_size = self._call(request, call, room.addresses, len(data))
                 used += size
                 return Reply(room.get(2, size), room.get(3, metadata_size))
             finally:
                 if used >= LARGE:
                     room.drop()
 
-    def _call(self, request: Request, addresses: list[int], size: int) -> tuple[int, int]:
+    def cancel(self, call: Call) -> None:
+        """Have the kernel cancel a call; returns when it has, or when the call has ended.  Does not wait for that."""
+        while not self._reached(call):
+            time.sleep(PAUSE)
+
+    def cancel_soon(self, call: Call) -> None:
+        """Have the kernel cancel a call, without waiting for anything."""
+        if not self._reached(call):
+            threading.Thread(target=self.cancel, args=(call,), name="ldmfs-cancel", daemon=True).start()
+
+    def _reached(self, call: Call) -> bool:
+        """Cancel a call; tell whether it was reached, and has not just left for the module."""
+        with self._lock:
+            call.cancelled = True
+            if call not in self._calls:
+                return True
+            self._users += 1
+        try:
+            fcntl.ioctl(self._fd, CANCEL, CALL_ID.struct.pack(call.id))
+        except OSError as error:
+            return error.errno != errno.ENOENT
+        finally:
+            self._leave(None)
+        return True
+
+    def _call(self, request: Request, known: Call, addresses: list[int], size: int) -> tuple[int, int]:
         """Have the module send what is in a room; return the sizes of the reply."""
         sizes = size, len(request.metadata), MAX_DATA, MAX_METADATA
         places = (value for pair in zip(addresses, sizes, strict=True) for value in pair)
         try:
-            call = bytearray(CALL.struct.pack(request.type, b"", request.offset, request.length, *places))
+            call = bytearray(CALL.struct.pack(request.type, b"", known.id, request.offset, request.length, *places))
         except struct.error as error:
             raise InvalidRequest(f"a number of the request is out of range: {error}") from None
         try:
@@ -131,16 +178,21 @@ class KernelDevice:
         return NotSupported(f"{self.name} takes no {request.type.name} requests")
 
     @contextmanager
-    def _room(self) -> Iterator[Room]:
+    def _room(self, call: Call) -> Iterator[Room]:
         with self._lock:
             if self._closed:
                 raise HandleClosed(f"device {self.name} is closed")
+            if call.cancelled:
+                raise RequestCancelled(f"{self.name}: the request was cancelled before it was sent")
+            self._calls.add(call)
             self._users += 1
             room = self._rooms.pop() if self._rooms else None
         try:
             room = room or Room()
             yield room
         finally:
+            with self._lock:
+                self._calls.discard(call)
             self._leave(room)
 
     def _leave(self, room: Room | None) -> None:
@@ -153,12 +205,15 @@ class KernelDevice:
             os.close(self._fd)
 
     def close(self) -> None:
-        """Close the device, once what is outstanding has ended; later calls return."""
+        """Close the device; later calls return.  What is outstanding is cancelled, and ends with `RequestCancelled`."""
         with self._lock:
-            first, self._closed = not self._closed, True
-            unused = first and not self._users
-        if unused:
-            os.close(self._fd)
+            if self._closed:
+                return
+            self._closed, calls = True, list(self._calls)
+            self._users += 1
+        for call in calls:
+            self.cancel(call)
+        self._leave(None)
 
 
 def _open(path: Path, name: str) -> tuple[int, frozenset[RequestType]]:

@@ -17,6 +17,7 @@ CALL = Layout(
     "ldm_call",
     Field("type", "H", "a RequestType"),
     Field("reserved", "6s", "0"),
+    Field("id", "Q", "by which it can be cancelled"),
     Field("offset", "q", "bytes from the device's begin"),
     Field("length", "q", "bytes to read or trim"),
     Field("input", "Q", "address of the input data"),
@@ -28,6 +29,8 @@ CALL = Layout(
     Field("output_metadata", "Q", "address of room for the metadata that comes with it"),
     Field("output_metadata_size", "Q", "bytes of that room; after the call those of the metadata"),
 )
+
+CALL_ID = Layout("__u64", Field("id", "Q", "of the call that is cancelled"))
 
 LAYOUTS = (ABOUT, CALL)
 
@@ -48,3 +51,4 @@ def _number(direction: int, number: int, layout: Layout) -> int:
 
 SEND = _number(_READ | _WRITE, 1, CALL)
 TELL = _number(_READ, 2, ABOUT)
+CANCEL = _number(_WRITE, 3, CALL_ID)

@@ -39,6 +39,26 @@ def devices() -> list[dict[str, Any]]:
     return [device for name in names if (device := _device(name)) is not None]
 
 
+def describe() -> dict[str, Any]:
+    """Return what the graph tells of the container `kernel`.  The kernel says how many consumers, and not which."""
+    known = devices()
+    return {
+        "name": "kernel",
+        "state": "running",
+        "pid": None,
+        "since": since(),
+        "restarts": 0,
+        "reason": "",
+        "providers": sorted({device["provider"] for device in known}),
+        "devices": [{**device, "consumers": [], "consumer_count": device["consumers"]} for device in known],
+    }
+
+
+def consumers(device: str) -> int:
+    """Return how many consumers a device has now.  Raises `FileNotFoundError` where there is no such device."""
+    return int(_attribute(device, "consumers"))
+
+
 def _device(name: str) -> dict[str, Any] | None:
     try:
         node = (DIRECTORY / name).stat()

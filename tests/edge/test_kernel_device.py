@@ -18,8 +18,8 @@ import ldmfs
 import ldmfs.aio
 from ldmfs import Kind, LdmError, Request, RequestType
 from ldmfs.kernel import device as edge
-from ldmfs.kernel.device import KernelDevice
-from ldmfs.kernel.ioctl import ABOUT, CALL, LAYOUTS, MAX_DATA, MAX_METADATA, SEND, TELL
+from ldmfs.kernel.device import Call, KernelDevice
+from ldmfs.kernel.ioctl import ABOUT, CALL, CALL_ID, CANCEL, LAYOUTS, MAX_DATA, MAX_METADATA, SEND, TELL
 from ldmfs.native.build import compiler, includes
 
 MASK = sum(1 << type for type in (RequestType.READ, RequestType.CALL, RequestType.FLUSH))
@@ -27,8 +27,12 @@ OUTPUT, OUTPUT_METADATA = "output", "output_metadata"
 FIELDS = [field.name for field in CALL.fields]
 
 
+LIMIT = 20.0
+"""Seconds that only matter where a test fails."""
+
+
 class Module:
-    """What ldm.ko does with the two calls: it reads and writes the caller's memory, and notes what it was asked."""
+    """What ldm.ko does with its calls: it reads and writes the caller's memory, and notes what it was asked."""
 
     def __init__(self) -> None:
         self.about = 7, 0, MASK, 1, 1
@@ -37,11 +41,27 @@ class Module:
             more,
         )
         self.calls: list[dict[str, Any]] = []
+        self.cancelled: list[int] = []
+        self.held: dict[int, threading.Event] = {}
+        """The calls that wait until they are cancelled, by their ids."""
+
+    def hold(self, call: dict[str, Any], data: bytes, more: bytes) -> tuple[bytes, bytes]:
+        """Answer as a handler does that waits until its request is cancelled."""
+        self.held[call["id"]] = ended = threading.Event()
+        assert ended.wait(LIMIT)
+        raise OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
 
     def ioctl(self, fd: int, number: int, memory: Any) -> Any:
         os.fstat(fd)
         if number == TELL:
             return ABOUT.struct.pack(*self.about)
+        if number == CANCEL:
+            (call_id,) = CALL_ID.struct.unpack(memory)
+            self.cancelled.append(call_id)
+            if call_id not in self.held:
+                raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+            self.held.pop(call_id).set()
+            return 0
         assert number == SEND
         call = dict(zip(FIELDS, CALL.struct.unpack(memory), strict=True))
         self.calls.append(call)
@@ -97,7 +117,8 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
         for field in layout.fields:
             name = f"{layout.name}, {field.name}"
             lines.append(f'\tprintf("{layout.name}.{field.name} %zu\\n", offsetof(struct {name}));')
-    numbers = ("LDM_IOC_SEND", "LDM_IOC_ABOUT", "LDM_MAX_DATA", "LDM_MAX_METADATA", "LDM_MESSAGE", "LDM_BLOCK")
+    calls = ("LDM_IOC_SEND", "LDM_IOC_ABOUT", "LDM_IOC_CANCEL")
+    numbers = (*calls, "LDM_MAX_DATA", "LDM_MAX_METADATA", "LDM_MESSAGE", "LDM_BLOCK")
     lines += [f'\tprintf("{name} %lu\\n", (unsigned long){name});' for name in numbers]
     lines += [f'\tprintf("LDM_{type.name} %d\\n", LDM_{type.name});' for type in RequestType]
     source = tmp_path_factory.mktemp("layout") / "layout.c"
@@ -115,7 +136,7 @@ def test_a_layout_is_that_of_the_header(told: dict[str, int], layout: Any) -> No
 
 
 def test_the_numbers_are_those_of_the_header(told: dict[str, int]) -> None:
-    assert (told["LDM_IOC_SEND"], told["LDM_IOC_ABOUT"]) == (SEND, TELL)
+    assert (told["LDM_IOC_SEND"], told["LDM_IOC_ABOUT"], told["LDM_IOC_CANCEL"]) == (SEND, TELL, CANCEL)
     assert (told["LDM_MAX_DATA"], told["LDM_MAX_METADATA"]) == (MAX_DATA, MAX_METADATA)
     assert (told["LDM_MESSAGE"], told["LDM_BLOCK"]) == (1, 2)
     assert {type.name: int(type) for type in RequestType} == {
@@ -290,25 +311,115 @@ def test_a_request_after_the_close_is_refused(module: Module, opened: KernelDevi
         opened.request(Request(RequestType.CALL, b"x"))
 
 
-def test_the_descriptor_lives_as_long_as_the_request_that_uses_it(module: Module, opened: KernelDevice) -> None:
+class Sending(threading.Thread):
+    """A request in a thread of its own."""
+
+    def __init__(self, device: KernelDevice, call: Call | None = None) -> None:
+        super().__init__(daemon=True)
+        self._device, self._call = device, call
+        self.outcome: object = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self.outcome = self._device.request(Request(RequestType.CALL, b"x"), self._call).data
+        except LdmError as error:
+            self.outcome = type(error)
+
+
+def test_the_descriptor_lives_as_long_as_a_call_that_uses_it(module: Module, opened: KernelDevice) -> None:
+    """As one does whose handler goes on in the caller's thread, cancelled or not."""
     began, go_on = threading.Event(), threading.Event()
 
     def answer(call: dict[str, Any], data: bytes, more: bytes) -> tuple[bytes, bytes]:
+        module.held[call["id"]] = threading.Event()
         began.set()
-        assert go_on.wait(20)
+        assert go_on.wait(LIMIT)
         os.fstat(opened._fd)
         return data, b""
 
     module.answer = answer
-    replies: list[Any] = []
-    thread = threading.Thread(target=lambda: replies.append(opened.request(Request(RequestType.CALL, b"x")).data))
-    thread.start()
-    assert began.wait(20)
+    sending = Sending(opened)
+    assert began.wait(LIMIT)
     opened.close()
     os.fstat(opened._fd)
     go_on.set()
-    thread.join(20)
-    assert replies == [b"x"]
+    sending.join(LIMIT)
+    assert sending.outcome == b"x"
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(opened._fd)
+
+
+# -- cancelling
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait for what another thread does."""
+    for _ in range(int(LIMIT * 1000)):
+        if condition():
+            return
+        threading.Event().wait(0.001)
+    raise AssertionError("it never came about")
+
+
+def test_a_call_is_cancelled_by_its_id(module: Module, opened: KernelDevice) -> None:
+    module.answer = module.hold
+    calls = [Call(), Call()]
+    sending = [Sending(opened, call) for call in calls]
+    until(lambda: len(module.held) == 2)
+    opened.cancel(calls[0])
+    sending[0].join(LIMIT)
+    assert sending[0].outcome is ldmfs.RequestCancelled
+    assert list(module.held) == [calls[1].id]
+    opened.cancel(calls[1])
+    sending[1].join(LIMIT)
+
+
+def test_a_call_that_has_not_got_to_the_module_is_looked_for_again(module: Module, opened: KernelDevice) -> None:
+    on_its_way, go_on = threading.Event(), threading.Event()
+
+    def answer(call: dict[str, Any], data: bytes, more: bytes) -> tuple[bytes, bytes]:
+        on_its_way.set()
+        assert go_on.wait(LIMIT)
+        return module.hold(call, data, more)
+
+    module.answer = answer
+    call = Call()
+    sending = Sending(opened, call)
+    assert on_its_way.wait(LIMIT)
+    opened.cancel_soon(call)
+    until(lambda: len(module.cancelled) > 2)
+    assert sending.outcome is None
+    go_on.set()
+    sending.join(LIMIT)
+    assert sending.outcome is ldmfs.RequestCancelled
+
+
+def test_a_call_that_is_cancelled_before_is_not_sent(module: Module, opened: KernelDevice) -> None:
+    call = Call()
+    opened.cancel(call)
+    with pytest.raises(ldmfs.RequestCancelled):
+        opened.request(Request(RequestType.CALL, b"x"), call)
+    assert not module.calls
+    assert not module.cancelled
+
+
+def test_cancelling_what_has_ended_asks_nothing(module: Module, opened: KernelDevice) -> None:
+    call = Call()
+    opened.request(Request(RequestType.CALL, b"x"), call)
+    opened.cancel(call)
+    opened.cancel_soon(call)
+    assert not module.cancelled
+
+
+def test_a_close_cancels_what_is_outstanding(module: Module, opened: KernelDevice) -> None:
+    module.answer = module.hold
+    sending = [Sending(opened) for _ in range(3)]
+    until(lambda: len(module.held) == 3)
+    opened.close()
+    for each in sending:
+        each.join(LIMIT)
+    assert [each.outcome for each in sending] == [ldmfs.RequestCancelled] * 3
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(opened._fd)
 
@@ -342,6 +453,18 @@ async def test_the_loop_goes_on_while_the_kernel_takes_its_time(module: Module, 
         while not module.calls:
             await trio.lowlevel.checkpoint()
         go_on.set()
+
+
+async def test_a_task_that_is_cancelled_cancels_its_call(module: Module, root: Path) -> None:
+    module.answer = module.hold
+    async with await ldmfs.aio.open_device("kernel/x", root=root) as device:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ldmfs.aio.send_request, device, b"hello")
+            await trio.to_thread.run_sync(until, lambda: module.held)
+            (held,) = module.held
+            nursery.cancel_scope.cancel()
+        await trio.to_thread.run_sync(until, lambda: module.cancelled)
+        assert set(module.cancelled) == {held}
 
 
 def test_a_completion_handler_is_called_once(module: Module, root: Path) -> None:

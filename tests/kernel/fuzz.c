@@ -182,7 +182,7 @@ static void read_or_write(void)
 static void send_request(void)
 {
 	struct ldm_call call = {
-		.type = below(10) ? 1 + below(6) : any(), .offset = below(4) ? below(5000) : size(),
+		.type = below(10) ? 1 + below(6) : any(), .id = below(4), .offset = below(4) ? below(5000) : size(),
 		.length = below(4) ? below(5000) : size(), .input = (uintptr_t)address(), .input_size = size(),
 		.input_metadata = (uintptr_t)address(), .input_metadata_size = below(3) ? 0 : size(),
 		.output = (uintptr_t)address(), .output_size = below(4) ? MEMORY - 4096 : size(),
@@ -192,6 +192,14 @@ static void send_request(void)
 	if (!below(20))
 		call.reserved[below(3)] = any();
 	ioctl(*file(), below(10) ? LDM_IOC_SEND : LDM_IOC_ABOUT, below(20) ? (void *)&call : address());
+}
+
+/* Of any file, by an id that many calls have. */
+static void cancel(void)
+{
+	uint64_t id = below(4);
+
+	ioctl(*file(), LDM_IOC_CANCEL, below(10) ? (void *)&id : address());
 }
 
 static void control(void)
@@ -301,7 +309,7 @@ static void act(void)
 {
 	static void (*const actions[])(void) = {
 		open_one, open_one, open_one, close_one, duplicate, say_something, say_something, read_or_write, read_or_write,
-		read_or_write, send_request, send_request, send_request, control, wait_for_some, splice_some, look, release,
+		read_or_write, send_request, send_request, send_request, cancel, control, wait_for_some, splice_some, look, release,
 	};
 
 	bool told = !below(3);

@@ -9,6 +9,7 @@
  *			READ tells what has happened to `gate`, `stubborn` and `blocks`, and to `plain`
  *	plain		answers a CALL with its input, data and metadata, and "fail N" with errno N; READ tells "READ"
  *	thread		the same in a thread of its own
+ *	either		the same, but that a CALL "wait" is held as by `gate`
  */
 #include "ldm.h"
 
@@ -149,6 +150,13 @@ static int echo(struct ldm_consumer *consumer, struct ldm_request *request)
 	return status;
 }
 
+static int hold_or_echo(struct ldm_consumer *consumer, struct ldm_request *request)
+{
+	bool waits = request->input.size == 4 && !memcmp(request->input.data, "wait", 4);
+
+	return waits ? hold(consumer, request) : echo(consumer, request);
+}
+
 static const struct ldm_device_spec devices[] = {
 	{ .name = "gate", .request = hold, .cancel = let_go_early, .open = count_open, .close = count_close },
 	{ .name = "stubborn", .request = hold, .open = count_open, .close = count_close },
@@ -157,6 +165,7 @@ static const struct ldm_device_spec devices[] = {
 	{ .name = "keeper", .request = keep },
 	{ .name = "plain", .description = "an echo", .takes = "anything", .gives = "the same", .request = echo },
 	{ .name = "thread", .request = echo, .thread = true },
+	{ .name = "either", .request = hold_or_echo, .cancel = let_go_early },
 };
 
 static int gate_start(struct ldm_provider *provider)

@@ -169,6 +169,33 @@ CASE(a_bad_address_for_the_reply_is_refused)
 	CHECK_IS(send(fd, &call), 0);
 }
 
+enum { PART = 15 << 20, PARTS_THAT_FIT = LDM_MAX_MEMORY / PART };
+
+static void call_with_a_large_input(int fd)
+{
+	void *input = mmap(NULL, PART, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct ldm_call call = { .type = LDM_CALL, .input = (uintptr_t)input, .input_size = PART };
+
+	CHECK_ERRNO(send(fd, &call), EPROTO);
+}
+
+CASE(memory_for_requests_is_limited)
+{
+	int fd = opened("gate", O_RDWR), i;
+	struct thread *threads[PARTS_THAT_FIT];
+	struct ldm_call call = asking(LDM_CALL, "");
+
+	for (i = 0; i < PARTS_THAT_FIT; i++)
+		threads[i] = in_a_thread(call_with_a_large_input, fd);
+	UNTIL(told("held") == PARTS_THAT_FIT);
+	call.input = (uintptr_t)mmap(NULL, PART, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	call.input_size = PART;
+	CHECK_ERRNO(send(fd, &call), ENOMEM);
+	keeper("fail 71");
+	for (i = 0; i < PARTS_THAT_FIT; i++)
+		joined(threads[i]);
+}
+
 CASE(what_a_file_is_open_for_decides_what_may_be_sent)
 {
 	struct ldm_call call = asking(LDM_CALL, "hello"), read = asking(LDM_READ, "");
@@ -233,6 +260,75 @@ CASE(threads_send_on_one_descriptor_at_the_same_time)
 		joined(threads[i]);
 }
 
+static int cancel(int fd, uint64_t id)
+{
+	return ioctl(fd, LDM_IOC_CANCEL, &id);
+}
+
+static int cancellable;	/* the descriptor of those below, whose argument is the id */
+
+static void call_and_be_cancelled(int id)
+{
+	struct ldm_call call = { .type = LDM_CALL, .id = id };
+
+	CHECK_ERRNO(send(cancellable, &call), ECANCELED);
+}
+
+CASE(a_call_is_cancelled_by_its_id)
+{
+	struct thread *threads[3];
+	int before = told("cancelled"), id;
+
+	cancellable = opened("gate", O_RDWR);
+	for (id = 1; id <= 3; id++)
+		threads[id - 1] = in_a_thread(call_and_be_cancelled, id);
+	UNTIL(told("held") == 3);
+	for (id = 2; id <= 4; id++) {
+		CHECK_IS(cancel(cancellable, id % 3 + 1), 0);
+		joined(threads[id % 3]);
+		CHECK_IS(told("held"), 4 - id);
+		CHECK_IS(told("cancelled"), before + id - 1);
+	}
+}
+
+CASE(a_call_is_cancelled_whose_handler_does_not_care)
+{
+	struct thread *thread;
+
+	cancellable = opened("stubborn", O_RDWR);
+	thread = in_a_thread(call_and_be_cancelled, 7);
+	UNTIL(told("held") == 1);
+	CHECK_IS(cancel(cancellable, 7), 0);
+	joined(thread);
+	CHECK_IS(told("held"), 1);
+	CHECK_ERRNO(cancel(cancellable, 7), ENOENT);
+	keeper("release");
+}
+
+CASE(what_does_not_wait_is_not_cancelled)
+{
+	struct ldm_call call = asking(LDM_CALL, "hello");
+	int fd = opened("gate", O_RDWR), plain = opened("plain", O_RDWR);
+	struct thread *thread;
+
+	call.id = 5;
+	CHECK_IS(send(plain, &call), 0);
+	CHECK_ERRNO(cancel(plain, 5), ENOENT);
+	cancellable = opened("gate", O_RDWR);
+	CHECK_IS(write(fd, "hello", 5), 5);
+	thread = in_a_thread(call_and_be_cancelled, 5);
+	UNTIL(told("held") == 2);
+	CHECK_ERRNO(cancel(cancellable, 0), EINVAL);
+	CHECK_ERRNO(cancel(cancellable, 6), ENOENT);
+	CHECK_ERRNO(cancel(fd, 5), ENOENT);
+	CHECK_ERRNO(ioctl(cancellable, LDM_IOC_CANCEL, nowhere), EFAULT);
+	CHECK_IS(told("held"), 2);
+	CHECK_IS(cancel(cancellable, 5), 0);
+	joined(thread);
+	keeper("release");
+	READS(fd, "hello");
+}
+
 CASE(block_devices_take_requests_at_offsets)
 {
 	int fd = opened("ramdisk", O_RDWR);
@@ -280,4 +376,8 @@ CASE(a_program_of_32_bits_sends_the_same_request)
 	CHECK_IS(ioctl_32(fd, LDM_IOC_ABOUT, about), 0);
 	CHECK_IS(about->kind, LDM_MESSAGE);
 	CHECK_ERRNO(ioctl_32(fd, TCGETS, call), ENOTTY);
+	memset(input, 0, 8);
+	CHECK_ERRNO(ioctl_32(fd, LDM_IOC_CANCEL, input), EINVAL);
+	input[0] = 1;
+	CHECK_ERRNO(ioctl_32(fd, LDM_IOC_CANCEL, input), ENOENT);
 }
