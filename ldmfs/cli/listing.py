@@ -12,6 +12,7 @@ import msgspec
 
 from ..container.provider import found, load
 from ..container.settings import ConfigurationError, keys
+from ..kernel import sysfs
 from .main import UsageError
 from .mounting import chosen_root
 from .output import rows
@@ -47,11 +48,14 @@ def _graph(root: Path) -> list[dict[str, Any]]:
 
 def _devices(root: Path, container: str) -> Iterator[dict[str, Any]]:
     """Read what the files themselves tell: that needs no supervisor."""
+    if container == "kernel":
+        yield from _kernel_devices()
+        return
     directory = root / container
     try:
         names = sorted(os.listdir(directory))
     except (FileNotFoundError, NotADirectoryError):
-        there = ", ".join(sorted(path.name for path in root.glob("[!.]*"))) or "none"
+        there = ", ".join(sorted(path.name for path in root.glob("[!.]*") if path.exists())) or "none"
         raise UsageError(f"there is no container {container!r} below {root}; there are: {there}") from None
     except OSError as error:
         raise UsageError(f"{directory}: {error.strerror}") from None
@@ -62,6 +66,15 @@ def _devices(root: Path, container: str) -> Iterator[dict[str, Any]]:
             "mode": stat.filemode(path.stat().st_mode),
             **{key: _xattr(path, key) for key in ("kind", "consumers", "takes", "gives", "description", "provider")},
         }
+
+
+def _kernel_devices() -> Iterator[dict[str, Any]]:
+    """Read what /sys tells: the kernel's devices have no extended attributes."""
+    if not sysfs.loaded():
+        raise UsageError("there is no container 'kernel': its module, ldm, is not loaded; 'ldmfs doctor' says more")
+    for device in sysfs.devices():
+        mode = stat.filemode(stat.S_IFCHR | device["mode"])
+        yield {**device, "device": f"kernel/{device['name']}", "mode": mode}
 
 
 def _xattr(path: Path, key: str) -> str:

@@ -458,4 +458,7 @@ def adopted_file(around: Surroundings, consumer: Consumer) -> MessageFile | Bloc
 def peer_of(context: pyfuse3.RequestContext) -> Peer:
     """Return who sends a FUSE request."""
     tid = context.pid
-    return Peer(signals.process_of(tid), context.uid, context.gid, signals.session_of(tid))
+    session = signals.session_of(tid)
+    if not session and signals.is_kernel_thread(tid):
+        return Peer(0, context.uid, context.gid, path="kernel", container="kernel")
+    return Peer(signals.process_of(tid), context.uid, context.gid, session)

@@ -20,6 +20,9 @@ from ..core.device import NO_SESSION
 PF_EXITING = 0x4
 """Flag of a task that is on its way out (`include/linux/sched.h`)."""
 
+PF_KTHREAD = 0x200000
+"""Flag of a thread of the kernel's own."""
+
 _KILL_BIT = 1 << (signal.SIGKILL - 1)
 
 _SHEDDING = {"436", *({"59", "322"} if os.uname().machine == "x86_64" else {"221", "281"})}
@@ -52,6 +55,12 @@ def exiting(tid: int) -> bool:
     """Tell whether a thread is exiting, a zombie, or gone."""
     stat = _stat(tid)
     return stat is None or stat[0] in "ZX" or bool(int(stat[6]) & PF_EXITING)
+
+
+def is_kernel_thread(tid: int) -> bool:
+    """Tell whether a thread is the kernel's own: the module ldm opens devices in such ones."""
+    stat = _stat(tid)
+    return stat is not None and bool(int(stat[6]) & PF_KTHREAD)
 
 
 def process_of(tid: int) -> int:

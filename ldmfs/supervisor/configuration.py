@@ -32,6 +32,9 @@ class SystemOptions(Settings):
     """The keys of `[system]`."""
 
     root: Annotated[str | None, Doc("the root of the tree")] = None
+    kernel_modules: Annotated[
+        tuple[str, ...], Doc("providers of the kernel to load, with parameters: 'ramdisk size=64M'; they stay loaded")
+    ] = ()
     start_timeout: Annotated[Duration, Doc("how long a container may take to be ready")] = Duration("60 s")
     stop_timeout: Annotated[Duration, Doc("how long a container may take to stop before it is killed")] = Duration(
         "5 s"

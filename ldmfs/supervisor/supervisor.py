@@ -13,8 +13,10 @@ from ..channel.address import listen as channel_listen
 from ..consumer import tree
 from ..container.host import Container
 from ..container.process import hosting, serving
+from ..container.settings import ConfigurationError
 from ..fuse.mount import Connection
 from ..fuse.session import relay_init
+from ..kernel import modules
 from .child import Child
 from .configuration import Configuration
 from .guest import Guest, listen
@@ -43,6 +45,7 @@ class Supervisor:
         """
         self.tree.prepare()
         try:
+            await trio.to_thread.run_sync(self._load_kernel_modules)
             async with self._serving_system(), trio.open_nursery() as nursery:
                 self._nursery = nursery
                 children = [Child(each, self.configuration.system, self.tree) for each in self.configuration.containers]
@@ -61,6 +64,15 @@ class Supervisor:
                     nursery.cancel_scope.cancel()
         finally:
             self.tree.remove()
+
+    def _load_kernel_modules(self) -> None:
+        providers = self.configuration.system.kernel_modules
+        if not providers:
+            return
+        try:
+            modules.load(providers, self.tree.root)
+        except modules.ModuleError as error:
+            raise ConfigurationError(f"{self.configuration.file}: system.kernel_modules: {error}") from None
 
     def shut_down(self) -> None:
         """Let `run` come to its end."""

@@ -21,6 +21,7 @@ from ..container.host import Container
 from ..core.device import Device
 from ..core.errors import InvalidRequest, LdmError, NoSuchDevice, NotSupported
 from ..core.request import Request, RequestType
+from ..kernel import sysfs
 from .child import Child
 from .guest import Guest
 
@@ -113,7 +114,8 @@ def create_devices(supervision: Supervision) -> None:
 def table(supervision: Supervision) -> str:
     """Return the containers as lines of text under a heading."""
     rows = [("CONTAINER", "STATE", "PID", "RESTARTS", "SINCE", "PROVIDERS", "REASON")]
-    for status in [*(child.status() for child in supervision.children.values()), _own_status(supervision)]:
+    kernel = [sysfs.describe()] if sysfs.loaded() else []
+    for status in [*(child.status() for child in supervision.children.values()), *kernel, _own_status(supervision)]:
         since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(status["since"]))
         rows.append((
             status["name"], status["state"], str(status["pid"] or "-"), str(status["restarts"]), since,
@@ -132,13 +134,16 @@ async def describe(supervision: Supervision) -> dict[str, Any]:
     for child in tuple(supervision.children.values()):  # guests come and go meanwhile
         registry = await child.describe()
         described.append({**child.status(), "devices": registry["devices"] if registry else []})
+    if sysfs.loaded():
+        described.append(sysfs.describe())
     system = supervision.system.registry.describe()
     described.append({**_own_status(supervision), **system})
     by_pid = {entry["pid"]: entry["name"] for entry in described if entry.get("pid")}
     for entry in described:
         for device in entry["devices"]:
             for consumer in device["consumers"]:
-                consumer["container"] = consumer["container"] or by_pid.get(consumer["pid"])
+                of_kernel = "kernel" if consumer["path"] == "kernel" else None  # also after it was adopted
+                consumer["container"] = consumer["container"] or of_kernel or by_pid.get(consumer["pid"])
     return {"containers": described, "relations": list(_relations(described))}
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from ..consumer import tree
 from ..container.settings import ConfigurationError
 from ..fuse.mount import FUSE_TYPE, ROOT_SOURCE, mount_root, mounts, unmount
+from ..kernel.device import DIRECTORY
 
 CONTAINER_MODULE = "ldmfs.container.process"
 """What the command line of a container's process has in it."""
@@ -49,6 +50,7 @@ class Tree:
             path = tree.private(self.root) / directory
             path.mkdir()
             path.chmod(mode)
+        (self.root / "kernel").symlink_to(DIRECTORY)  # which is there while the module ldm is loaded
         self._lock = os.open(tree.lock_file(self.root), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.write(self._lock, b"%d\n" % os.getpid())

@@ -117,7 +117,7 @@ def test_the_root_of_the_command_line_wins_over_that_of_the_environment(new_tree
     done = tree.mount(f"[system]\nroot = '{tree.base}/configured'\n[text.text]\n", "--root", str(mine))
     try:
         assert (done.returncode, done.stderr) == (0, "")
-        assert sorted(os.listdir(mine)) == [".ldmfs", "system", "text"]
+        assert sorted(os.listdir(mine)) == [".ldmfs", "kernel", "system", "text"]
         assert not tree.root.exists()
         assert "text" in tree.ldmfs("ls", "--root", mine).stdout
     finally:

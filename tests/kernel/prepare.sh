@@ -16,7 +16,6 @@ load_all() {
 # mount_tree CONFIGURATION
 mount_tree() {
 	ldmfs mount --background --config "$1" || exit
-	[ -e /ldm/kernel ] || ln -s /dev/ldm/kernel /ldm/kernel
 	tree=/ldm
 }
 
