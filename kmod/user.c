@@ -50,19 +50,21 @@ static void set_doing(struct user_file *user, struct request *request)
 static void do_call(struct user_file *user, struct user_call *call)
 {
 	struct request *request = call->request;
+	bool ends = false;
 	int status;
 
 	if (atomic_read(&request->state) == REQUEST_SENT) {
 		status = request->public.type == OPEN ? ldm_user_file_open(user) : ldm_user_file_send(user, request);
-		if (ldm_end_request(request, status))
-			ldm_ended(request);
+		ends = ldm_end_request(request, status);
 	}
 	cancel_delayed_work_sync(&call->deadline);
 	set_doing(user, NULL);
 	ldm_request_retire(request);
-	ldm_request_put(request);
 	kfree(call);
-	atomic_long_dec(&calls);
+	atomic_long_dec(&calls);	/* before anybody is told, who may send the next one */
+	if (ends)
+		ldm_ended(request);
+	ldm_request_put(request);
 }
 
 /* Has the work item look at the file.  Queued while it runs it would come once more, after it has freed the file. */

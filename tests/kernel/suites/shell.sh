@@ -1,6 +1,6 @@
 # Devices of the kernel from a shell: files, attributes, stacks within the kernel.
 #
-# modules: ldm; gate; ldm_crc32; ldm_ramdisk size=1M; ldm_relay lower=sum=kernel/crc32,twice=kernel/sum,self=kernel/self,none=kernel/nothing,held=kernel/gate
+# modules: ldm; gate; many; ldm_crc32; ldm_ramdisk size=1M; ldm_relay lower=c1=kernel/plain,c2=kernel/c1,c3=kernel/c2,c4=kernel/c3,c5=kernel/c4,c6=kernel/c5,c7=kernel/c6,c8=kernel/c7,c9=kernel/c8,c10=kernel/c9,c11=kernel/c10,c12=kernel/c11,c13=kernel/c12,c14=kernel/c13,c15=kernel/c14,c16=kernel/c15,sum=kernel/crc32,twice=kernel/sum,self=kernel/self,none=kernel/nothing,held=kernel/gate
 
 attribute() {
 	cat "/sys/class/ldm/$1/$2"
@@ -70,6 +70,20 @@ case_a_stack_within_the_kernel_answers() {
 		printf abc >$kernel/$device
 		same "$(cat $kernel/$device)" 352441c2
 	done
+}
+
+case_the_longest_stack_answers_and_a_longer_one_is_refused() {
+	printf hello >$kernel/c15
+	same "$(cat $kernel/c15)" hello
+	printf 'fail 71' >$kernel/c15
+	fails 'Protocol error' cat $kernel/c15
+	fails 'Too many levels of symbolic links' bash -c "exec 3<>$kernel/c16"
+}
+
+case_requests_are_refused_at_their_limit() {
+	printf '5000 kernel/gate' >$kernel/many
+	same "$(cat $kernel/many)" 'refused 905 cancelled 4095 other 0'
+	held 0
 }
 
 case_a_device_that_consumes_itself_is_refused() {
