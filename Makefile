@@ -7,6 +7,7 @@
 # make test-user            the tests that need no guest
 # make test-kernel          the kernel module's tests, in guests
 # make kmod                 builds the modules for Debian's kernel, and tells where they are
+# make kmod-check           sparse, coccinelle and checkpatch on the sources
 # make kmod-install         installs them for the kernel that runs
 # make vm                   a shell in a guest with the modules loaded and ldmfs mounted; `PROVIDER=file.c` is loaded too
 # make test-kernel-debug    the guests' tests and the fuzzer on a kernel that finds mistakes; builds it at first
@@ -25,7 +26,7 @@ GUEST_ARGS ?= -q -n 2
 FUZZ_SECONDS ?= 120
 PROVIDER ?=
 
-.PHONY: build run test test-user bench lint format clean kernel-packages test-kernel kmod kmod-install vm test-kernel-debug
+.PHONY: build run test test-user bench lint format clean kernel-packages test-kernel kmod kmod-check kmod-install vm test-kernel-debug
 
 build: $(SETUP)
 
@@ -63,6 +64,10 @@ kernel-packages:
 
 kmod: kernel-packages
 	$(PYTHON) -m kmod.vm build $(PROVIDER)
+
+kmod-check:
+	tools/packages.sh $$($(PYTHON) -m kmod.vm packages check)
+	$(PYTHON) -m kmod.vm check
 
 kmod-install:
 	tools/kmod-install.sh

@@ -4,7 +4,8 @@
 python -m kmod.vm shell [PROVIDER.c…]   a shell with ldmfs mounted, ldm.ko and the providers in C loaded
 python -m kmod.vm run 'COMMAND'         a command of the shell, nothing loaded; its status is this program's
 python -m kmod.vm build [PROVIDER.c…]   builds the modules and tells where they are
-python -m kmod.vm packages              tells which Debian packages are needed
+python -m kmod.vm check                 sparse, coccinelle and checkpatch on the sources
+python -m kmod.vm packages [check]      tells which Debian packages are needed
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import sys
 from pathlib import Path
 
 from . import guest, modules
-from .kernel import HERE, KERNELS, REPOSITORY, VmError, packages
+from .kernel import HERE, KERNELS, REPOSITORY, VmError, packages, scripts
 
 PROFILE = """\
 export PATH={binaries}:$PATH TERM={terminal}
@@ -60,7 +61,10 @@ def _parser() -> argparse.ArgumentParser:
     build = commands.add_parser("build", help="builds the modules and tells where they are")
     build.add_argument("providers", nargs="*", type=Path, metavar="PROVIDER.c", help="more providers to build")
     build.set_defaults(command=_build)
+    check = commands.add_parser("check", help="sparse, coccinelle and checkpatch on the sources")
+    check.set_defaults(command=_check)
     needed = commands.add_parser("packages", help="tells which Debian packages are needed")
+    needed.add_argument("purpose", nargs="?", choices=["check"], help="for what; default: the kernel")
     needed.set_defaults(command=_packages)
     return parser
 
@@ -100,8 +104,13 @@ def _build(options: argparse.Namespace) -> int:
     return 0
 
 
+def _check(options: argparse.Namespace) -> int:
+    modules.check(KERNELS[options.kernel](), scripts())
+    return 0
+
+
 def _packages(options: argparse.Namespace) -> int:
-    print(*packages(options.kernel))
+    print(*packages(options.purpose or options.kernel))
     return 0
 
 

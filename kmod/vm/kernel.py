@@ -31,8 +31,9 @@ BOOT_MODULES = ("virtio_pci", "9pnet_virtio", "9p", "overlay", "fuse")
 PACKAGES = {
     "debian": ("busybox-static", "gcc", "kmod", "linux-headers-amd64", "make", "qemu-system-x86"),
     "debug": ("bc", "bison", "flex", "libelf-dev", "linux-source", "xz-utils"),
+    "check": ("coccinelle", "linux-source", "sparse", "xz-utils"),
 }
-"""Debian packages that a kernel needs; the debug kernel needs both."""
+"""Debian packages that a kernel needs, and the checks of the sources; all need the first ones too."""
 
 XZ = b"\xfd7zXZ\x00"
 ELF = b"\x7fELF"
@@ -66,19 +67,21 @@ def debian() -> Kernel:
 
 def debug() -> Kernel:
     """Return the debug kernel, built at the first call."""
-    archive = max(SOURCES.glob("linux-source-*.tar.xz"), default=None)
-    if archive is None:
-        raise VmError("the debug kernel needs the package linux-source")
-    release = archive.name.removeprefix("linux-source-").removesuffix(".tar.xz")
-    package = _output("dpkg-query", "-W", "-f", "${Version}", f"linux-source-{release}")
+    archive, package = _source()
     configuration = (HERE / "debug.config").read_bytes()
     digest = hashlib.sha256(configuration).hexdigest()[:12]
     directory = _once(_cache() / f"debug-{package}-{digest}", lambda new: _build(archive, new))
     return Kernel("debug", directory / "arch/x86/boot/bzImage", directory, options=("kasan_multi_shot", "kmemleak=on"))
 
 
+def scripts() -> Path:
+    """Return a directory of the kernel's source that has nothing but its scripts, unpacked at the first call."""
+    archive, package = _source()
+    return _once(_cache() / f"scripts-{package}", lambda new: _extract_source(archive, new, "scripts"))
+
+
 def packages(name: str) -> list[str]:
-    """Return the Debian packages that the kernel of this name is got with, and its guests and modules."""
+    """Return the Debian packages that the kernel of this name is got with, and its guests and modules; or `check`."""
     return sorted({*PACKAGES["debian"], *PACKAGES[name]})
 
 
@@ -192,9 +195,24 @@ def _extract(image: Path, target: Path) -> None:
 # -- the debug kernel
 
 
+def _source() -> tuple[Path, str]:
+    """Return the archive of the kernel's source, and the version of its package."""
+    archive = max(SOURCES.glob("linux-source-*.tar.xz"), default=None)
+    if archive is None:
+        raise VmError("the debug kernel, and the checks of the sources, need the package linux-source")
+    release = archive.name.removesuffix(".tar.xz")
+    return archive, _output("dpkg-query", "-W", "-f", "${Version}", release)
+
+
+def _extract_source(archive: Path, directory: Path, *parts: str) -> None:
+    """Unpack the source, or some directories of it."""
+    top = archive.name.removesuffix(".tar.xz")
+    run("tar", "-x", "-f", archive, "-C", directory, "--strip-components=1", *(f"{top}/{part}" for part in parts))
+
+
 def _build(archive: Path, directory: Path) -> None:
     if not (directory / ".config").exists():
-        run("tar", "-x", "-f", archive, "-C", directory, "--strip-components=1")
+        _extract_source(archive, directory)
         environment = {**os.environ, "KCONFIG_ALLCONFIG": str(HERE / "debug.config")}
         run("make", "-C", directory, "-s", "allnoconfig", env=environment)
         _check(directory / ".config")

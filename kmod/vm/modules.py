@@ -20,12 +20,28 @@ def build(kernel: Kernel, providers: Sequence[Path] = ()) -> dict[str, Path]:
     """Return the modules by name: those of the repository and one for each source file in `providers`."""
     directory = REPOSITORY / "build/vm" / kernel.headers.name
     with locked(directory):
-        for name, patterns in SOURCES.items():
-            _copy(_matching(REPOSITORY / name, patterns), directory / name)
-        kmod = directory / "kmod"
+        kmod = _copy_sources(directory)
         run("make", "-C", kmod, f"KDIR={kernel.headers}")
         modules = {module.stem: module for name in SOURCES for module in (directory / name).rglob("*.ko")}
         return modules | {source.stem: _build_provider(kernel, source.resolve(), directory) for source in providers}
+
+
+def check(kernel: Kernel, source: Path) -> None:
+    """Have sparse, coccinelle, checkpatch and the compiler look at the sources.  `source` has a kernel's scripts.
+
+    Raises `VmError`, with what they found.
+    """
+    directory = REPOSITORY / "build/check"
+    with locked(directory):
+        kmod = _copy_sources(directory)
+        run("make", "-C", kmod, f"KDIR={kernel.headers}", f"KSOURCE={source}", "--keep-going", "check", "style")
+
+
+def _copy_sources(directory: Path) -> Path:
+    """Copy the sources; return the directory of those of ldm.ko."""
+    for name, patterns in SOURCES.items():
+        _copy(_matching(REPOSITORY / name, patterns), directory / name)
+    return directory / "kmod"
 
 
 def build_one(kernel: Kernel, source: Path, directory: Path, *, flags: str = "", symbols: Path | None = None) -> Path:
