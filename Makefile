@@ -23,7 +23,7 @@ PYTEST_ARGS ?= -q -n 4
 # Guests emulate two processors each.
 GUEST_ARGS ?= -q -n 2
 
-FUZZ_SECONDS ?= 120
+FUZZ_SECONDS ?= 60
 PROVIDER ?=
 
 .PHONY: build run test test-user bench lint format clean kernel-packages test-kernel kmod kmod-check kmod-install vm test-kernel-debug

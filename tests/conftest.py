@@ -1,10 +1,14 @@
-"""Fixtures and hooks of all levels.  An `async def` test runs under trio."""
+"""Fixtures and hooks of all levels.  An `async def` test runs under trio.
+
+`LDMFS_TEST_SKIPS=no` makes a test that is skipped, since something is missing on the machine, one that fails.
+"""
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Iterator
+import os
+from collections.abc import Generator, Iterator
 
 import pytest
 import trio
@@ -18,6 +22,17 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     names = pyfuncitem._fixtureinfo.argnames
     trio.run(functools.partial(pyfuncitem.obj, **{name: pyfuncitem.funcargs[name] for name in names}))
     return True
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Turn a skip into a failure where none is allowed."""
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail") and os.environ.get("LDMFS_TEST_SKIPS") == "no":
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"LDMFS_TEST_SKIPS=no allows no skip: {reason}"
+    return report
 
 
 @pytest.fixture(autouse=True)

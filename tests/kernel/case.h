@@ -85,6 +85,14 @@ static struct test_case *test_cases;
 	}									\
 } while (0)
 
+/* How often something is repeated that is to be repeated `many` times. */
+static inline int rounds(int many)
+{
+	const char *fewer = getenv("FEWER");
+
+	return many / (fewer ? atoi(fewer) : 1);
+}
+
 int main(int argc, char **argv)
 {
 	struct test_case *each;

@@ -20,7 +20,7 @@ from kmod.vm.kernel import KERNELS, Kernel, VmError, missing
 
 from .suites import KERNEL, LONGEST_FIRST, OTHERS, SUITES, Suites
 
-TIME_LIMIT = 3600
+TIME_LIMIT = 7200
 """Seconds for a test, which may be the one that builds the kernel and boots the guest of its whole suite."""
 
 

@@ -159,7 +159,7 @@ static inline void exchange_many(int number)
 	char text[40];
 	int i, fd;
 
-	for (i = 0; i < 2000; i++) {
+	for (i = 0; i < rounds(2000); i++) {
 		fd = opened("plain", O_RDWR);
 		snprintf(text, sizeof(text), "%d of thread %d", i, number);
 		CHECK_IS(write(fd, text, strlen(text)), (long long)strlen(text));

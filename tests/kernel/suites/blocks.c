@@ -133,7 +133,7 @@ static void overwrite(int number)
 	char page[4096], found[4096];
 	long long offset = 4096LL * (10 + number);
 
-	for (i = 0; i < 1000; i++) {
+	for (i = 0; i < rounds(1000); i++) {
 		memset(page, i, sizeof(page));
 		CHECK_IS(pwrite(fd, page, sizeof(page), offset), sizeof(page));
 		CHECK_IS(pread(fd, found, sizeof(found), offset), sizeof(found));

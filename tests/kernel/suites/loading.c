@@ -43,7 +43,7 @@ CASE(loaded_and_unloaded_a_hundred_times)
 {
 	int ldm = module_file("ldm"), crc32 = module_file("ldm_crc32"), i;
 
-	for (i = 0; i < 100; i++) {
+	for (i = 0; i < rounds(100); i++) {
 		load(ldm, "");
 		load(crc32, "");
 		exchange("crc32", "abc", "352441c2\n");
@@ -84,7 +84,7 @@ CASE(a_provider_comes_and_goes_below_its_consumers)
 	load(ldm, "");
 	for (i = 0; i < 4; i++)
 		users[i] = in_a_thread(use_what_is_there, i);
-	for (i = 0; i < 40; i++) {
+	for (i = 0; i < rounds(40); i++) {
 		load(gate, "");
 		unload("gate");
 	}
