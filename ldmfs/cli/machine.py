@@ -211,5 +211,5 @@ def kernel_module() -> Check:
         return Check("module ldm", OK, f"loaded, {count} devices in /dev/ldm/kernel", needed=False)
     dependencies = Path("/lib/modules", platform.release(), "modules.dep")
     installed = dependencies.exists() and re.search(r"/ldm\.ko\b", dependencies.read_text())
-    found, do = "not loaded: no container kernel", "make -C kmod && insmod kmod/ldm.ko"
+    found, do = "not loaded: no container kernel", "make kmod-install && modprobe ldm"
     return Check("module ldm", MISSING, found, "modprobe ldm" if installed else do, needed=False)

@@ -60,9 +60,16 @@ def test_every_shell_block_is_shell(block: Block) -> None:
 @of("c")
 def test_every_c_block_compiles_without_a_warning(block: Block) -> None:
     compiler = shutil.which("cc") or pytest.skip("cc is missing on this machine")
-    command = [compiler, "-fsyntax-only", "-Wall", "-Wextra", "-Werror", "-x", "c", "-"]
+    flags = ["-std=gnu11", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-missing-field-initializers", "-Werror"]
+    command = [compiler, "-fsyntax-only", *flags, f"-I{CHECKOUT / 'kmod'}", "-x", "c", "-"]
     done = subprocess.run(command, input=block.text, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@of("c")
+def test_a_c_block_that_is_an_example_is_that_file(block: Block) -> None:
+    if name := block.about.get("example"):
+        assert block.text == (CHECKOUT / "examples" / name).read_text(encoding="utf-8")
 
 
 @of("toml")

@@ -93,6 +93,15 @@ case_a_kept_reply_does_not_hold_a_module() {
 	rmmod ldm
 }
 
+case_the_example_of_the_manual_answers() {
+	load ldm
+	load rot13 by=1
+	printf 'Hal z!' >$kernel/rot13
+	same "$(cat $kernel/rot13)" 'Ibm a!'
+	soon rmmod rot13
+	rmmod ldm
+}
+
 case_a_name_that_is_taken_is_refused_and_nothing_is_left() {
 	load ldm
 	load gate
