@@ -12,6 +12,10 @@ from collections.abc import Generator, Iterator
 
 import pytest
 import trio
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("ldmfs", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("ldmfs")  # how fast a machine is, that runs other tests too, is no fact about the code
 
 
 @pytest.hookimpl(tryfirst=True)

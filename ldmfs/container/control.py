@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import trio
 
+from ..fuse.unanswered import NOTHING, Unanswered
 from .provider import PlugIn
 
 MAX_LINE = 64 << 20
@@ -37,6 +38,7 @@ class Start(msgspec.Struct, tag="start", frozen=True):
     plug_ins: tuple[PlugIn, ...]
     first_consumer_id: int = 1
     reissue: bool = False
+    unanswered: Unanswered = NOTHING
 
 
 class Stop(msgspec.Struct, tag="stop", frozen=True):

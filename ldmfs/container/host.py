@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, overload
 
+import msgspec
 import trio
 
 from ..consumer.tree import default_root
@@ -15,7 +16,8 @@ from ..core.device import CloseHandler, Device, LogicalDevice, OpenHandler, Requ
 from ..core.dispatch import Dispatch
 from ..core.errors import LdmError
 from ..core.registry import Registry
-from ..core.tables import LeftConsumer
+from ..core.tables import LeftConsumer, Stage
+from ..fuse.unanswered import NOTHING, Unanswered
 from .state import SharedState
 
 log = logging.getLogger("ldmfs.container")
@@ -112,11 +114,11 @@ class Container:
         """
         self.registry.destroy_device(name)
 
-    async def adopt(self) -> None:
+    async def adopt(self, unanswered: Unanswered = NOTHING) -> None:
         """Take over what the instance before this one has left: its consumers, and the close handlers that it owes.
 
-        Once, when the devices are there and before anything is served.  The close handlers run on while it is served:
-        one that takes its time holds nobody up.
+        `unanswered` is what the kernel tells of their last requests.  Once, when the devices are there and before
+        anything is served.  The close handlers run on while it is served: one that takes its time holds nobody up.
         """
         assert self.nursery is not None
         left = self.area.recover()
@@ -126,10 +128,12 @@ class Container:
             self.area.requests.remove(request.slot)
         async with trio.open_nursery() as nursery:
             for consumer in left.consumers:
-                if consumer.is_gone:
-                    self.nursery.start_soon(self._close_owed, consumer)
-                else:
-                    nursery.start_soon(self.dispatch.adopt, consumer)
+                if consumer.is_gone or _is_gone(consumer, unanswered):
+                    self.nursery.start_soon(self._close_owed, msgspec.structs.replace(consumer, stage=Stage.CLOSING))
+                    continue
+                if consumer.id in unanswered.told:
+                    self.area.consumers.idle(consumer.id)
+                nursery.start_soon(self.dispatch.adopt, consumer)
 
     async def _close_owed(self, consumer: LeftConsumer) -> None:
         with trio.CancelScope(shield=True):
@@ -140,6 +144,16 @@ class Container:
         async with trio.open_nursery() as nursery:
             for consumer in tuple(self.registry.consumers.values()):
                 nursery.start_soon(self.dispatch.close, consumer)
+
+
+def _is_gone(consumer: LeftConsumer, unanswered: Unanswered) -> bool:
+    """Tell whether nobody has the consumer open: its end was not told, or its open was not answered.
+
+    A thread waits for one open at a time, and the next one is not read before the one before it is `Stage.OPEN`.
+    """
+    if consumer.stage is Stage.OPENED:
+        return consumer.peer.tid in unanswered.opening
+    return consumer.id in unanswered.released
 
 
 def create_device(*args: Any, **kwargs: Any) -> LogicalDevice:

@@ -22,6 +22,7 @@ import trio
 from ..channel import server as channel_server
 from ..consumer.local import Here
 from ..fuse.session import serve
+from ..fuse.unanswered import NOTHING, Unanswered
 from .control import Describe, Description, Failed, Link, Ready, Start, Stop
 from .host import Container
 from .provider import PlugIn, Provider, configure, load
@@ -35,7 +36,9 @@ log = logging.getLogger("ldmfs.container")
 
 
 @contextlib.asynccontextmanager
-async def hosting(container: Container, providers: Iterable[Provider]) -> AsyncIterator[None]:
+async def hosting(
+    container: Container, providers: Iterable[Provider], unanswered: Unanswered = NOTHING
+) -> AsyncIterator[None]:
     """Start providers, and stop them, in reverse, when the context ends; consumers that are left are closed first."""
     Container.current = container
     Here.current = Here(container.root, container.registry, container.dispatch)
@@ -46,7 +49,7 @@ async def hosting(container: Container, providers: Iterable[Provider]) -> AsyncI
             for provider in providers:
                 started.append(provider)
                 await _settled(provider.start())
-            await container.adopt()
+            await container.adopt(unanswered)
             yield
         finally:
             with trio.CancelScope(shield=True):
@@ -104,7 +107,7 @@ class Supervised:
                 configure(load(plug_in.target, plug_in.where), container, plug_in) for plug_in in start.plug_ins
             ]
             async with (
-                hosting(container, providers),
+                hosting(container, providers, start.unanswered),
                 serving(container, self.init_fd, self.fuse_fd, self.listener),
             ):
                 await self.link.send(Ready())

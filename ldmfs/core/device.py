@@ -79,7 +79,11 @@ class Device:
         """
 
     def close(self, consumer_id: int) -> Awaitable[None] | None:
-        """Forget a consumer: run once for each `open` that succeeded, also when the consumer was killed."""
+        """Forget a consumer: run once for each `open` that succeeded, also when the consumer was killed.
+
+        After a crash of the container it is also run for an `open` that was cut short, and once more for a `close` that
+        was: so the consumer may be unknown.
+        """
 
     def request(self, consumer_id: int, request: Request) -> Any:
         """Answer one request with bytes, a `Reply` or None; an `LdmError` is the consumer's error."""
@@ -113,6 +117,8 @@ class Peer(msgspec.Struct, frozen=True):
     container: str | None = None
     chain: tuple[str, ...] = ()
     """The devices, as `container/device`, on whose behalf it was opened."""
+    tid: int = 0
+    """The thread that opened a file, 0 where the kernel cannot say."""
 
 
 class Consumer:

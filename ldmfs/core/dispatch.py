@@ -90,7 +90,7 @@ class Dispatch:
         """
         assert self.area is not None
         device = self.registry.by_id.get(left.device_id)
-        if device is None or left.stage is Stage.OPENING:
+        if device is None:
             self.area.consumers.remove(left.id)
             return None
         consumer = self.registry.add_consumer(device, left.peer, left.flags, left.id)
@@ -98,6 +98,7 @@ class Dispatch:
         if left.is_gone:
             await self.close(consumer)
             return None
+        self.area.consumers.answered(consumer.id)
         try:
             if device.adopt_handler is None:
                 raise StaleHandle(f"device {device.name!r} keeps no consumers over a crash")

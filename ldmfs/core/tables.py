@@ -36,20 +36,22 @@ class Stage(enum.IntEnum):
 
     OPENING = 1
     """Its open handler has not returned: nobody was told that it is open."""
-    OPEN = 2
+    OPENED = 2
+    """Its open handler has returned; whether its opener was told so is not known."""
+    OPEN = 3
     """A consumer that is open, or a request that is outstanding."""
-    CLOSING = 3
+    CLOSING = 4
     """Its close handler has begun."""
-    ASKED = 4
+    ASKED = 5
     """An open file to which a message was written, whose reply was not read."""
-    READING = 5
+    READING = 6
     """One whose reply was read in part."""
-    READ = 6
+    READ = 7
     """One whose reply was read to its last byte."""
 
 
 _STAGES = {int(stage): stage for stage in Stage}
-_OPENING, _OPEN, _CLOSING = map(int, (Stage.OPENING, Stage.OPEN, Stage.CLOSING))
+_OPENING, _OPENED, _OPEN, _CLOSING = map(int, (Stage.OPENING, Stage.OPENED, Stage.OPEN, Stage.CLOSING))
 
 CONSUMER = Layout(
     "consumer",
@@ -62,6 +64,7 @@ CONSUMER = Layout(
     Field("session", "i", "its login session"),
     Field("flags", "I", "those of open(2), where it is a file"),
     Field("path", "I", "place in PATHS"),
+    Field("tid", "I", "the thread that opened it"),
 )
 
 REQUEST = Layout(
@@ -84,8 +87,11 @@ class LeftConsumer(msgspec.Struct, frozen=True):
 
     @property
     def is_gone(self) -> bool:
-        """Whether nobody can use it any more: it was closing, or its connection ended with that instance."""
-        return self.stage is Stage.CLOSING or self.peer.path not in ("file", "kernel")
+        """Whether nobody can use it: it was closing, nobody was told of it, or its connection ended with that instance.
+
+        One that was `OPENING` is owed its close handler too, for what its open handler may have done already.
+        """
+        return self.stage in (Stage.OPENING, Stage.CLOSING) or self.peer.path not in ("file", "kernel")
 
 
 class LeftRequest(msgspec.Struct, frozen=True):
@@ -194,12 +200,22 @@ class ConsumerTable(Table):
             _OPENING,
             self._pack(
                 consumer.id, consumer.device.id, consumer.since,
-                peer.pid, peer.uid, peer.gid, peer.session, flags, _PATH_NUMBERS[peer.path],
+                peer.pid, peer.uid, peer.gid, peer.session, flags, _PATH_NUMBERS[peer.path], peer.tid,
             ),
         )  # fmt: skip
 
     def opened(self, id: int) -> None:
         """Note that a consumer's open handler has returned.  Call it before anyone is told."""
+        self._view[self._slot(id)] = _OPENED
+
+    def answered(self, id: int) -> None:
+        """Note that the opener of a consumer was told that it is open, unless more than that is known of it already."""
+        slot = self._at.get(id)
+        if slot is not None and self._view[slot] == _OPENED:
+            self._view[slot] = _OPEN
+
+    def idle(self, id: int) -> None:
+        """Note that an open file has no request whose reply is to be read; not for one that is `Stage.CLOSING`."""
         self._view[self._slot(id)] = _OPEN
 
     def stage_byte(self, id: int) -> tuple[memoryview, int]:
@@ -223,12 +239,12 @@ class ConsumerTable(Table):
             raise HandleClosed(f"there is no consumer {id} in the state area") from None
 
     def _recover(self) -> Iterator[LeftConsumer]:
-        for slot, stage, (id, device_id, since, pid, uid, gid, session, flags, path) in self._load():
+        for slot, stage, (id, device_id, since, pid, uid, gid, session, flags, path, tid) in self._load():
             if id in self._at or path >= len(PATHS):
                 self._damaged(slot)
                 continue
             self._at[id] = slot
-            yield LeftConsumer(id, device_id, Peer(pid, uid, gid, session, PATHS[path]), since, flags, stage)
+            yield LeftConsumer(id, device_id, Peer(pid, uid, gid, session, PATHS[path], tid=tid), since, flags, stage)
 
 
 class RequestTable(Table):

@@ -460,5 +460,5 @@ def peer_of(context: pyfuse3.RequestContext) -> Peer:
     tid = context.pid
     session = signals.session_of(tid)
     if not session and signals.is_kernel_thread(tid):
-        return Peer(0, context.uid, context.gid, path="kernel", container="kernel")
-    return Peer(signals.process_of(tid), context.uid, context.gid, session)
+        return Peer(0, context.uid, context.gid, path="kernel", container="kernel", tid=tid)
+    return Peer(signals.process_of(tid), context.uid, context.gid, session, tid=tid)

@@ -10,6 +10,7 @@ asyncio support replaces it; `install` puts a seam there with other versions of 
 `lowlevel.wait_readable`
     Polls the descriptor first.  Every `FAIR_TURNS`th time it goes through trio all the same, so that other tasks,
     timers and cancellation have their turn under load.
+    Calls what was left for it by `after_answer`.
 `open_nursery`
     Starts each reader so that it goes on after `EAGAIN`.  A request that was there at the poll may be gone at the read,
     when its sender was killed in between; on a blocking descriptor the read would then hold up the whole loop.
@@ -49,6 +50,22 @@ class _Now:
 
 
 NOW = _Now()
+
+_answered: list[Callable[[], object]] = []
+
+
+def after_answer(call: Callable[[], object]) -> None:
+    """Have `call` made when the answer to this request is out and before another one is read.
+
+    For a handler that returns to pyfuse3, which then answers at once, without suspending in between.
+    """
+    _answered.append(call)
+
+
+def _call_answered() -> None:
+    for call in _answered:
+        call()
+    _answered.clear()
 
 
 class BargingLock:
@@ -128,8 +145,15 @@ class _Reader:
             self.take_over = None
             self.on_init()
         if self.waits % FAIR_TURNS and self.poller.poll(0):
+            if _answered:
+                _call_answered()
             return NOW  # type: ignore[return-value]
-        return trio.lowlevel.wait_readable(fd)  # noqa: ASYNC105 - pyfuse3 awaits it
+        return self._wait(fd)
+
+    async def _wait(self, fd: int) -> None:
+        await trio.lowlevel.wait_readable(fd)
+        if _answered:  # by other tasks meanwhile too
+            _call_answered()
 
 
 class _ReaderNursery:
@@ -183,4 +207,5 @@ def install(take_over: int | None = None, on_init: Callable[[], object] = lambda
 def uninstall() -> None:
     """Give pyfuse3 its own trio back."""
     pyfuse3.trio = trio  # type: ignore[attr-defined]
+    _answered.clear()
     BargingLock.current = None

@@ -66,7 +66,9 @@ class Connection:
     def mount(cls, path: Path) -> Connection:
         """Mount at `path`, an existing directory, and read INIT.  Raises `MountError`."""
         fd = _mount_as_root(path) if os.geteuid() == 0 else _mount_as_user(path)
-        return cls(path, fd, os.read(fd, INIT_BYTES))
+        init = os.read(fd, INIT_BYTES)
+        os.set_blocking(fd, False)  # a request that is there when polled may be gone when read
+        return cls(path, fd, init)
 
     def instance(self, *, reissue: bool = False) -> tuple[socket.socket, socket.socket, int]:
         """Return what a new instance is started with: our end and its end of a socket pair, and a descriptor.

@@ -26,7 +26,7 @@ from ..core.registry import ROOT_ID, Registry
 from ..core.store import Store
 from . import signals
 from .files import BlockFile, Data, MessageFile, adopted_file, open_file, peer_of
-from .lean import inline
+from .lean import after_answer, inline
 from .waiting import Watch
 
 log = logging.getLogger("ldmfs.fuse")
@@ -90,6 +90,14 @@ class Operations(pyfuse3.Operations):
         for consumer in tuple(registry.consumers.values()):  # adopted from the instance before this one
             if consumer.peer.path in ("file", "kernel") and not consumer.closing:
                 self._files[consumer.id] = adopted_file(self, consumer)
+        self._forget_those_gone()
+
+    def _forget_those_gone(self) -> None:
+        """Give up what was to be done again for consumers that are gone, or have lost their device."""
+        if self.again is not None:
+            there = {str(id) for id, file in self._files.items() if isinstance(file, MessageFile)}
+            for key in [key for key in self.again if key not in there]:
+                self.again.delete(key)
 
     def detach(self) -> None:
         """Stop following the registry: the session is about to end."""
@@ -153,6 +161,8 @@ class Operations(pyfuse3.Operations):
         else:
             consumer = await self._open_slowly(device, peer, flags, ctx.pid)
         self._files[consumer.id] = open_file(self, consumer, flags)
+        if self.dispatch.area is not None:
+            after_answer(functools.partial(self.dispatch.area.consumers.answered, consumer.id))
         message = device.kind is Kind.MESSAGE
         return FileInfo(fh=FileHandleT(consumer.id), direct_io=True, keep_cache=False, nonseekable=message)
 

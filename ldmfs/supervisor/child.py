@@ -34,6 +34,7 @@ from ..container.control import Link, Start
 from ..core.state import Sizes
 from ..fuse.mount import Connection, MountError
 from ..fuse.session import relay_init
+from ..fuse.unanswered import NOTHING, take_back
 from .configuration import ContainerConfiguration, SystemOptions
 from .conversation import Conversation
 from .tree import CONTAINER_MODULE, Tree
@@ -73,6 +74,7 @@ class Child:
         self._connection: Connection | None = None
         self._listener: socket.socket | None = None
         self._state_fd = -1
+        self._unanswered = NOTHING
         self._conversation: Conversation | None = None
         self._instances = itertools.count()
         self._crashes: deque[float] = deque()
@@ -157,19 +159,16 @@ class Child:
         self._set("starting")
         ours, theirs = socket.socketpair()
         reissue = self._reissues(connection)
-        if reissue:
-            connection.resend()  # while nobody reads: what an instance had in hand would be handed out to it twice
         init, instance_init, fuse_fd = connection.instance(reissue=reissue)
         assert self._listener is not None
         with theirs, instance_init:
             fds = theirs.fileno(), instance_init.fileno(), fuse_fd, self._listener.fileno(), self._state_fd
             process, log_begin = self._spawn(*fds)
-        os.close(fuse_fd)
         self.pid = process.pid
         self._note_pid(process.pid)
         conversation = self._conversation = Conversation(Link(ours), self._now_running)
         first_id = next(self._instances) * CONSUMER_IDS + 1
-        start = Start(self.name, str(self._tree.root), self.configuration.plug_ins, first_id, reissue)
+        start = Start(self.name, str(self._tree.root), self.configuration.plug_ins, first_id, reissue, self._unanswered)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(relay_init, connection, init)
@@ -181,6 +180,8 @@ class Child:
         finally:
             with trio.CancelScope(shield=True):
                 await self._end(process, conversation)
+                self._take_back(connection, reissue=reissue)
+                os.close(fuse_fd)
                 await conversation.aclose()
                 self._conversation, self.pid = None, None
                 init.close()
@@ -207,7 +208,13 @@ class Child:
             log.warning("container %s: this kernel cannot reissue requests (Linux 6.9 can); they fail", self.name)
         return connection.can_resend
 
+    def _take_back(self, connection: Connection, *, reissue: bool) -> None:
+        """Take what the instance has left unanswered: see `fuse.unanswered`.  Without that, the kernel ends it."""
+        if connection.answered and connection.can_resend:
+            self._unanswered = self._unanswered.and_then(take_back(connection, fail=not reissue))
+
     def _now_running(self) -> None:
+        self._unanswered = NOTHING
         self._set("running")
         self.settled.set()
 

@@ -25,7 +25,7 @@ from ldmfs.core.tables import Stage
 SIZES = Sizes(consumers=20, requests=1, capacity=64 << 10)
 OPEN = 15
 """Consumers that are in the table at a time."""
-KINDS = 5
+KINDS = 6
 LONGEST = 0.0006
 """Seconds that a victim may live from its first operation on."""
 BYTES = random.Random(0).randbytes(1 << 15)
@@ -65,6 +65,8 @@ def do(area: StateArea, operation: int) -> None:
     elif kind == 2:
         area.consumers.opened(number)
     elif kind == 3:
+        area.consumers.answered(number)
+    elif kind == 4:
         area.consumers.closing(number)
     else:
         with area.store("p").transaction() as transaction:

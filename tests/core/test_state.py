@@ -111,6 +111,7 @@ CHANGES = st.dictionaries(st.sampled_from("abc"), st.none() | st.integers(0, 150
 STEPS = st.one_of(
     st.tuples(st.just("add"), IDS),
     st.tuples(st.just("opened"), IDS),
+    st.tuples(st.just("answered"), IDS),
     st.tuples(st.just("closing"), IDS),
     st.tuples(st.just("remove"), IDS),
     st.tuples(st.just("request"), IDS, st.sampled_from(RequestType)),
@@ -190,6 +191,11 @@ class Machine(RuleBasedStateMachine):
     def do_opened(self, id: int) -> None:
         if id in self.consumers:
             self.area.consumers.opened(id)
+            self.consumers[id] = Stage.OPENED
+
+    def do_answered(self, id: int) -> None:
+        self.area.consumers.answered(id)
+        if self.consumers.get(id) is Stage.OPENED:
             self.consumers[id] = Stage.OPEN
 
     def do_closing(self, id: int) -> None:

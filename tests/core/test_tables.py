@@ -69,7 +69,7 @@ def test_an_empty_table_has_nothing() -> None:
 @pytest.mark.parametrize("path", PATHS)
 def test_the_next_instance_finds_all_that_is_told_of_a_consumer(path: str) -> None:
     area = memory(5)
-    peer = Peer(pid=4_194_304, uid=(1 << 32) - 2, gid=0, session=NO_SESSION, path=path)
+    peer = Peer(pid=4_194_304, uid=(1 << 32) - 2, gid=0, session=NO_SESSION, path=path, tid=4_194_303)
     opened = consumer((1 << 64) - 1, peer)
     consumers(area).add(opened, os.O_RDWR | os.O_NONBLOCK)
     assert consumers(area).left == (
@@ -82,10 +82,29 @@ def test_a_consumer_goes_through_its_stages() -> None:
     table = consumers(area)
     table.add(consumer())
     seen = [found(area)]
-    for step in (table.opened, table.closing, table.remove):
+    for step in (table.opened, table.answered, table.closing, table.remove):
         step(1)
         seen.append(found(area))
-    assert seen == [{1: Stage.OPENING}, {1: Stage.OPEN}, {1: Stage.CLOSING}, {}]
+    assert seen == [{1: Stage.OPENING}, {1: Stage.OPENED}, {1: Stage.OPEN}, {1: Stage.CLOSING}, {}]
+
+
+def test_what_is_known_of_an_open_file_is_not_forgotten_when_its_opener_was_told() -> None:
+    area = memory(5)
+    table = consumers(area)
+    table.add(consumer())
+    table.opened(1)
+    stages, at = table.stage_byte(1)
+    stages[at] = Stage.ASKED
+    table.answered(1)
+    assert found(area) == {1: Stage.ASKED}
+    table.idle(1)
+    assert found(area) == {1: Stage.OPEN}
+
+
+def test_who_is_gone_before_it_was_told_is_none_to_be_told() -> None:
+    area = memory(5)
+    consumers(area).answered(1)
+    assert area.stores == []
 
 
 def test_the_next_instance_goes_on_with_a_consumer() -> None:
@@ -228,7 +247,8 @@ def test_a_kill_at_any_moment_leaves_each_consumer_as_it_was_or_as_it_becomes() 
     for id in range(1, 6):
         steps = [
             (lambda id=id: table.add(consumer(id), id), Stage.OPENING),
-            (lambda id=id: table.opened(id), Stage.OPEN),
+            (lambda id=id: table.opened(id), Stage.OPENED),
+            (lambda id=id: table.answered(id), Stage.OPEN),
             (lambda id=id: table.closing(id), Stage.CLOSING),
         ]
         if id > 2:

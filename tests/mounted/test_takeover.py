@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import ldmfs
+from ldmfs.fuse.signals import waiting_on
 
 from .trees import Tree, errno_of, opened, read_all
 from .waiting import SECONDS, wait_until
@@ -169,6 +170,21 @@ def test_a_reply_that_was_lost_is_an_error_once(mount: Mount) -> None:
         kill(tree, "text")
         assert errno_of(os.read, fd, 100) == errno.ECONNABORTED
         assert once(fd, b"again") == b"AGAIN"
+
+
+def test_a_reader_that_waits_is_told_and_nobody_once_more(mount: Mount, tmp_path: Path) -> None:
+    tree = mount(KEEPER.format(policy="fail", released=tmp_path / "released"))
+    told: list[int | None] = []
+    fd = os.open(tree.root / "probe/keeper", os.O_RDWR)
+    inode = os.fstat(fd).st_ino
+    os.write(fd, b"this")
+    reader = threading.Thread(target=lambda: told.append(errno_of(os.read, fd, 100)))
+    reader.start()
+    wait_until(lambda: list(waiting_on(inode, os.getpid(), set())), what="the reader")
+    kill(tree, "probe")
+    reader.join(SECONDS)
+    assert told == [errno.ECONNABORTED]
+    os.close(fd)  # raises what a read would
 
 
 def test_a_reply_that_was_read_is_at_its_end(mount: Mount) -> None:

@@ -24,6 +24,7 @@ TESTS = Path(__file__).resolve().parent.parent
 ENTRY_POINTS = """\
 [ldmfs.providers]
 probe = mounted.providers:Probe
+mortal = mounted.mortal:Mortal
 broken = mounted.there_is_no_such_module:Nothing
 """
 
