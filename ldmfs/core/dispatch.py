@@ -22,7 +22,7 @@ from .device import Consumer, Execution, LogicalDevice, Peer
 from .errors import HandleClosed, LdmError, NotSupported, ProviderFailed, QueueFull, RequestCancelled, StaleHandle
 from .registry import Registry
 from .request import Reply, Request, as_reply
-from .tables import LeftConsumer, Stage
+from .tables import LeftConsumer
 
 if TYPE_CHECKING:
     from .state import StateArea
