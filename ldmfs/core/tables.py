@@ -67,6 +67,17 @@ CONSUMER = Layout(
     Field("tid", "I", "the thread that opened it"),
 )
 
+WAKER = Layout(
+    "waker",
+    Field("waker", "Q", "what wakes those who wait in poll(2) for the open file; the same as long as it is open"),
+)
+"""It comes once, when the entry has long been published: so behind the entry, with a mark and without a checksum."""
+
+HAS_WAKER = 1
+"""Where that mark is in a slot: it is 1 when the waker has been written."""
+
+_NO_MARKS = bytes(CHECK - 1)
+
 REQUEST = Layout(
     "request",
     Field("consumer_id", "Q", "who asks"),
@@ -84,6 +95,8 @@ class LeftConsumer(msgspec.Struct, frozen=True):
     since: float
     flags: int
     stage: Stage
+    waker: int = 0
+    """What wakes those who wait for its file; 0 where nobody ever has."""
 
     @property
     def is_gone(self) -> bool:
@@ -133,7 +146,7 @@ class Table:
         if not self._free:
             self._take_chunk()
         slot = self._free.pop()
-        self._view[slot + CHECK : slot + self._end] = crc32(body).to_bytes(CHECK, "little") + body
+        self._view[slot + 1 : slot + self._end] = _NO_MARKS + crc32(body).to_bytes(CHECK, "little") + body
         self._view[slot] = stage
         return slot
 
@@ -222,6 +235,12 @@ class ConsumerTable(Table):
         """Return where the stage of a consumer is, for who changes it with each request."""
         return self._view, self._slot(id)
 
+    def waited_for(self, id: int, waker: int) -> None:
+        """Note what wakes those who wait in poll(2).  Call it before the first of them is answered, and once."""
+        slot = self._slot(id)
+        self._view[slot + self._end : slot + self._end + WAKER.size] = WAKER.struct.pack(waker)
+        self._view[slot + HAS_WAKER] = 1
+
     def closing(self, id: int) -> None:
         """Note that a consumer's close handler begins."""
         self._view[self._slot(id)] = _CLOSING
@@ -244,7 +263,14 @@ class ConsumerTable(Table):
                 self._damaged(slot)
                 continue
             self._at[id] = slot
-            yield LeftConsumer(id, device_id, Peer(pid, uid, gid, session, PATHS[path], tid=tid), since, flags, stage)
+            peer = Peer(pid, uid, gid, session, PATHS[path], tid=tid)
+            yield LeftConsumer(id, device_id, peer, since, flags, stage, self._waker(slot))
+
+    def _waker(self, slot: int) -> int:
+        if not self._view[slot + HAS_WAKER]:
+            return 0
+        begin = slot + self._end
+        return int.from_bytes(self._view[begin : begin + WAKER.size], "little")
 
 
 class RequestTable(Table):
@@ -285,8 +311,8 @@ def _marks(slots: int) -> int:
 
 
 def _stride(layout: Layout) -> int:
-    """Return how far apart slots are: stage, three bytes unused, checksum, fields."""
-    return up(2 * CHECK + layout.size, 16)
+    """Return how far apart slots are: stage, a mark, two bytes unused, checksum, fields, waker."""
+    return up(2 * CHECK + layout.size + WAKER.size, 16)
 
 
 def up(size: int, unit: int) -> int:

@@ -27,6 +27,7 @@ from ..core.store import Store
 from . import signals
 from .files import BlockFile, Data, MessageFile, adopted_file, open_file, peer_of
 from .lean import after_answer, inline
+from .polls import Polls
 from .waiting import Watch
 
 log = logging.getLogger("ldmfs.fuse")
@@ -80,6 +81,9 @@ class Operations(pyfuse3.Operations):
         self.nursery = nursery
         self.kept = KeptReplies(trio.current_time)
         self.watch = Watch(nursery)
+        self.polls: Polls | None = None
+        """There is one once the session has its descriptor."""
+        self._waited_for: set[int] = set()
         self._files: dict[int, MessageFile | BlockFile] = {}
         self._listings: dict[int, list[LogicalDevice]] = {}
         self._last_listing = 0
@@ -98,6 +102,16 @@ class Operations(pyfuse3.Operations):
             there = {str(id) for id, file in self._files.items() if isinstance(file, MessageFile)}
             for key in [key for key in self.again if key not in there]:
                 self.again.delete(key)
+
+    def wake_waiters(self, polls: Polls) -> None:
+        """Wake those who wait in poll(2) for an earlier instance of the container; they ask this one then."""
+        self.polls = polls
+        if self.dispatch.area is None:
+            return
+        for left in self.dispatch.area.recover().consumers:
+            if left.waker and left.id in self._files:
+                self._waited_for.add(left.id)
+                polls.wake(left.waker)
 
     def detach(self) -> None:
         """Stop following the registry: the session is about to end."""
@@ -210,6 +224,7 @@ class Operations(pyfuse3.Operations):
     @operation
     async def release(self, fh: FileHandleT) -> None:
         """The last descriptor was closed, or its owner is gone."""
+        self._waited_for.discard(fh)
         file = self._files.pop(fh, None)
         if file is not None:
             await file.release()
@@ -226,7 +241,18 @@ class Operations(pyfuse3.Operations):
         self, inode: InodeT, fh: FileHandleT, poll_handle: pyfuse3.PollHandle | None, ctx: RequestContext
     ) -> int:
         """Tell which of reading and writing is possible at once."""
-        return self._file(fh).poll(poll_handle)
+        file = self._file(fh)
+        if poll_handle is not None and self.polls is not None and fh not in self._waited_for:
+            while self._invalidations:  # each is a thread that may write to the session's descriptor
+                await self.settle()
+            self._note_waker(file.consumer, self.polls.number_of(poll_handle))
+        return file.poll(poll_handle)
+
+    def _note_waker(self, consumer: Consumer, number: int) -> None:
+        area = self.dispatch.area
+        if area is not None and self._files.get(FileHandleT(consumer.id)) is not None:
+            area.consumers.waited_for(consumer.id, number)
+            self._waited_for.add(consumer.id)
 
     # -- names and attributes
 

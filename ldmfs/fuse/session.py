@@ -15,6 +15,7 @@ from ..core.store import Store
 from . import lean
 from .mount import INIT_BYTES, Connection
 from .operations import Operations
+from .polls import Polls
 
 MAX_TASKS = 1 << 20
 """Tasks of pyfuse3's loop.  Each request that is waiting has one; what bounds them is `dispatch.MAX_OUTSTANDING`."""
@@ -37,6 +38,7 @@ async def serve(
     there is one at a time in a process.
     """
     initialised = trio.Event()
+    polls: Polls | None = None
     lean.install(take_over, initialised.set)
     try:
         async with trio.open_nursery() as nursery:
@@ -46,6 +48,8 @@ async def serve(
                 nursery.start_soon(_main, nursery.cancel_scope)
                 if take_over is not None:
                     await initialised.wait()
+                polls = Polls(fd)
+                operations.wake_waiters(polls)
                 yield operations
             finally:
                 operations.detach()
@@ -53,6 +57,8 @@ async def serve(
                     await operations.settle()
                 nursery.cancel_scope.cancel()
     finally:
+        if polls is not None:
+            polls.close()
         pyfuse3.close(unmount=False)
         lean.uninstall()
 

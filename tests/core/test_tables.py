@@ -117,6 +117,39 @@ def test_the_next_instance_goes_on_with_a_consumer() -> None:
     assert found(area) == {}
 
 
+def test_what_wakes_those_who_wait_is_found() -> None:
+    area = memory(5)
+    table = consumers(area)
+    table.add(consumer(1))
+    table.add(consumer(2))
+    table.opened(2)
+    table.waited_for(2, (1 << 64) - 1)
+    table.closing(2)
+    assert [(left.id, left.waker) for left in consumers(area).left] == [(1, 0), (2, (1 << 64) - 1)]
+
+
+def test_who_gets_a_slot_has_nothing_of_whom_had_it() -> None:
+    area = memory(1)
+    table = consumers(area, 1)
+    table.add(consumer(1))
+    table.waited_for(1, 7)
+    table.remove(1)
+    table.add(consumer(2))
+    assert [(left.id, left.waker) for left in consumers(area, 1).left] == [(2, 0)]
+
+
+def test_a_kill_leaves_the_whole_waker_or_none() -> None:
+    area = memory(5)
+    table = consumers(area)
+    table.add(consumer(1))
+    before = bytes(area.image)
+    area.stores.clear()
+    table.waited_for(1, 0x0102030405060708)
+    for image in images(before, area.stores, random.Random(1)):
+        (left,) = ConsumerTable(Memory(image).view, 64, 5).left
+        assert left.waker in (0, 0x0102030405060708)
+
+
 def test_consumers_are_found_in_the_order_of_their_ids() -> None:
     area = memory(5)
     table = consumers(area)
@@ -312,7 +345,7 @@ def test_what_was_written_over_is_never_taken_for_another_consumer(at: int, garb
     area.image[64 + at :] = (garbage + bytes(area.image[64 + at + len(garbage) :]))[: len(area.image) - 64 - at]
     table = consumers(area)
     for left in table.left:
-        assert msgspec.structs.replace(left, stage=Stage.OPENING) == whole[left.id]
+        assert msgspec.structs.replace(left, stage=Stage.OPENING, waker=0) == whole[left.id]
     assert len(table) == len(table.left)
 
 

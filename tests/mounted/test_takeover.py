@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import select
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -146,6 +147,74 @@ def test_a_reader_that_waits_gets_its_reply(mount: Mount, tmp_path: Path) -> Non
 
 def started(tree: Tree) -> int:
     return sum(what == "start" for what, _ in tree.events("keeper"))
+
+
+# -- waiting in poll
+
+
+class PollWaiter(threading.Thread):
+    """A thread that waits in poll(2) until a file is readable; `events` is what it was told."""
+
+    def __init__(self, fd: int) -> None:
+        super().__init__(daemon=True)
+        self.fd = fd
+        self.events: list[int] = []
+
+    def run(self) -> None:
+        poller = select.poll()
+        poller.register(self.fd, select.POLLIN)
+        self.events += [event for _, event in poller.poll(1000 * SECONDS)]
+
+    def sleeps(self) -> bool:
+        """Tell whether it was answered that there is nothing, and waits for more."""
+        try:
+            return "poll_schedule" in Path(f"/proc/self/task/{self.native_id}/wchan").read_text()
+        except OSError:
+            return False
+
+
+def test_who_waits_in_poll_for_a_killed_instance_is_told_by_the_next(mount: Mount, tmp_path: Path) -> None:
+    tree = mount(KEEPER.format(policy="fail", released=tmp_path / "released"))
+    with opened(tree.root / "probe/keeper") as fd:
+        os.write(fd, b"this")
+        waiter = PollWaiter(fd)
+        waiter.start()
+        wait_until(waiter.sleeps, what="the wait in poll")
+        kill(tree, "probe")
+        waiter.join(SECONDS)
+        assert waiter.events == [select.POLLIN]
+        assert errno_of(os.read, fd, 100) == errno.ECONNABORTED
+
+
+def test_who_waits_in_poll_waits_on_for_what_is_done_again(mount: Mount, tmp_path: Path) -> None:
+    released = tmp_path / "released"
+    tree = mount(KEEPER.format(policy="reissue", released=released))
+    with opened(tree.root / "probe/keeper") as fd:
+        os.write(fd, b"this")
+        waiter = PollWaiter(fd)
+        waiter.start()
+        for kills in range(3):
+            wait_until(lambda times=kills + 1: started(tree) >= times, what="its handler")
+            wait_until(waiter.sleeps, what="the wait in poll")
+            kill(tree, "probe")
+        assert waiter.events == []
+        released.touch()
+        waiter.join(SECONDS)
+        assert waiter.events == [select.POLLIN]
+        assert os.read(fd, 100) == b"kept this"
+
+
+def test_an_epoll_outlives_kills(mount: Mount) -> None:
+    tree = mount(TEXT.format(policy="reissue"))
+    with opened(tree.root / "text/upper") as fd, select.epoll() as epoll:
+        epoll.register(fd, select.EPOLLIN | select.EPOLLET)
+        for _ in range(3):
+            assert epoll.poll(0) == []
+            kill(tree, "text")
+            os.write(fd, b"hello")
+            assert epoll.poll(SECONDS) == [(fd, select.EPOLLIN)]
+            assert to_its_end(fd, b"hello") == b"HELLO"
+            epoll.poll(0)
 
 
 # -- fail
