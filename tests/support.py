@@ -13,8 +13,10 @@ import trio
 import trio.testing
 
 from ldmfs.container.host import Container, TrioRuntime
+from ldmfs.container.state import SharedState
 from ldmfs.core.device import Consumer, Device, Peer
 from ldmfs.core.dispatch import Dispatch, cancelled_error
+from ldmfs.core.errors import LdmError
 from ldmfs.core.kept import KeptReplies
 from ldmfs.core.registry import Registry
 from ldmfs.core.request import Reply, Request, RequestType
@@ -124,14 +126,16 @@ async def send(dispatch: Dispatch, consumer: Consumer, request: Request) -> Repl
 class Around:
     """The surroundings of open files, and what the kernel does with these, without a mount."""
 
-    def __init__(self, nursery: trio.Nursery) -> None:
+    def __init__(self, nursery: trio.Nursery, shared: SharedState | None = None) -> None:
         self.nursery = nursery
-        self.container = Container("test")
+        self.container = Container("test", shared=shared)
         self.registry = self.container.registry
         self.dispatch = self.container.dispatch
         self.kept = KeptReplies(trio.current_time)
         self.watch = Watch(nursery)
-        self.again: Store | None = None
+        self.files: Store | None = self.container.area.files
+        self.reissue = False
+        self.ending: LdmError | None = None
 
     async def open(
         self, device: Device, flags: int = os.O_RDWR, peer: Peer = PEER, name: str = "d"

@@ -45,6 +45,12 @@ class Stop(msgspec.Struct, tag="stop", frozen=True):
     """Close all consumers, stop the providers and exit."""
 
 
+class HandOver(msgspec.Struct, tag="hand over", frozen=True):
+    """Answer no further request, let those that run end within `seconds`, leave the open files to the next instance."""
+
+    seconds: float
+
+
 class Describe(msgspec.Struct, tag="describe", frozen=True):
     """Answer with a `Description` of the same number."""
 
@@ -53,6 +59,10 @@ class Describe(msgspec.Struct, tag="describe", frozen=True):
 
 class Ready(msgspec.Struct, tag="ready", frozen=True):
     """The container's devices are there and it serves them."""
+
+
+class HandedOver(msgspec.Struct, tag="handed over", frozen=True):
+    """The container has nothing any more that the next instance needs, and exits."""
 
 
 class Failed(msgspec.Struct, tag="failed", frozen=True):
@@ -69,7 +79,7 @@ class Description(msgspec.Struct, tag="description", frozen=True):
     data: dict[str, Any]
 
 
-Message = Join | Start | Stop | Describe | Ready | Failed | Description
+Message = Join | Start | Stop | HandOver | Describe | Ready | HandedOver | Failed | Description
 
 decode = msgspec.json.Decoder[Message](Message).decode
 

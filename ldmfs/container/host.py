@@ -68,6 +68,8 @@ class Container:
         self.registry = Registry(name, first_consumer_id=first_consumer_id)
         self.dispatch = Dispatch(self.registry, TrioRuntime(), self.area)
         self.nursery: trio.Nursery | None = None
+        self.handed_over = False
+        """The next instance has the open files: their consumers live on."""
 
     @overload
     def create_device(self, name: str, device: Device, /, *, provider: str = ...) -> LogicalDevice: ...
@@ -140,10 +142,16 @@ class Container:
             await self.dispatch.adopt(consumer)
 
     async def close_consumers(self) -> None:
-        """Run the close handler for whoever has a device open: the container is about to end."""
+        """Run the close handler for whoever has a device open: the container is about to end.
+
+        Where it has handed over, those who have a file open live on, and are none of this instance's any more.
+        """
         async with trio.open_nursery() as nursery:
             for consumer in tuple(self.registry.consumers.values()):
-                nursery.start_soon(self.dispatch.close, consumer)
+                if self.handed_over and consumer.peer.path in ("file", "kernel"):
+                    self.registry.remove_consumer(consumer)
+                else:
+                    nursery.start_soon(self.dispatch.close, consumer)
 
 
 def _is_gone(consumer: LeftConsumer, unanswered: Unanswered) -> bool:

@@ -21,16 +21,15 @@ import trio
 
 from ..channel import server as channel_server
 from ..consumer.local import Here
+from ..fuse import handover
+from ..fuse.operations import Operations
 from ..fuse.session import serve
 from ..fuse.unanswered import NOTHING, Unanswered
-from .control import Describe, Description, Failed, Link, Ready, Start, Stop
+from .control import Describe, Description, Failed, HandedOver, HandOver, Link, Ready, Start, Stop
 from .host import Container
 from .provider import PlugIn, Provider, configure, load
 from .settings import ConfigurationError
 from .state import SharedState
-
-REISSUE = "ldmfs"
-"""Under which name the state area keeps what is to be done again after a crash; no plug-in has it."""
 
 log = logging.getLogger("ldmfs.container")
 
@@ -62,17 +61,34 @@ async def hosting(
             nursery.cancel_scope.cancel()
 
 
+class Service:
+    """A container that is being served on both of its paths."""
+
+    def __init__(self, container: Container, operations: Operations) -> None:
+        self._container = container
+        self._operations = operations
+
+    async def hand_over(self, seconds: float) -> None:
+        """Answer no further request, let those that run end within `seconds`, and leave the rest to the next instance.
+
+        The contexts are to be left then.  Cancelled, the container serves no more and has handed nothing over.
+        """
+        await self._operations.hand_over(trio.current_time() + seconds)
+        handover.leave(self._operations)
+        self._container.handed_over = True
+
+
 @contextlib.asynccontextmanager
-async def serving(container: Container, init_fd: int, fuse_fd: int, listener: socket.socket) -> AsyncIterator[None]:
+async def serving(container: Container, init_fd: int, fuse_fd: int, listener: socket.socket) -> AsyncIterator[Service]:
     """Serve a container on both of its paths, the files and the direct channel, while the context is open."""
-    again = container.area.store(REISSUE) if container.reissue else None
+    files = container.area.files
     async with (
-        serve(container.registry, container.dispatch, init_fd, fuse_fd, again),
+        serve(container.registry, container.dispatch, init_fd, fuse_fd, files, reissue=container.reissue) as operations,
         trio.open_nursery() as nursery,
     ):
         nursery.start_soon(channel_server.serve, listener, container.registry, container.dispatch)
         try:
-            yield
+            yield Service(container, operations)
         finally:
             nursery.cancel_scope.cancel()
 
@@ -108,10 +124,12 @@ class Supervised:
             ]
             async with (
                 hosting(container, providers, start.unanswered),
-                serving(container, self.init_fd, self.fuse_fd, self.listener),
+                serving(container, self.init_fd, self.fuse_fd, self.listener) as service,
             ):
                 await self.link.send(Ready())
-                await self._obey(messages, container)
+                await self._obey(messages, container, service)
+            if container.handed_over:
+                await self.link.send(HandedOver())
         except Exception as error:
             usage = isinstance(error, ConfigurationError)
             if not usage:
@@ -121,8 +139,12 @@ class Supervised:
             return 1
         return 0
 
-    async def _obey(self, messages: AsyncIterator[object], container: Container) -> None:
+    async def _obey(self, messages: AsyncIterator[object], container: Container, service: Service) -> None:
         async with trio.open_nursery() as nursery:
+
+            async def hand_over(seconds: float) -> None:
+                await service.hand_over(seconds)
+                nursery.cancel_scope.cancel()
 
             async def listen() -> None:
                 async for message in messages:
@@ -131,6 +153,8 @@ class Supervised:
                             await self.link.send(Description(message.number, container.registry.describe()))
                     elif isinstance(message, Stop):
                         nursery.cancel_scope.cancel()
+                    elif isinstance(message, HandOver):
+                        nursery.start_soon(hand_over, message.seconds)
 
             nursery.start_soon(listen)
             await terminated()

@@ -6,7 +6,7 @@ asks.  One for each device and login session, bounded in number and bytes, and o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import msgspec
 
@@ -57,6 +57,17 @@ class KeptReplies:
         self.expire()
         while len(self._kept) > MAX_KEPT or self.bytes > MAX_KEPT_BYTES:
             self._drop(next(iter(self._kept)))
+
+    def left(self) -> Iterator[tuple[Key, KeptReply]]:
+        """Yield what is kept, and for whom."""
+        self.expire()
+        yield from self._kept.items()
+
+    def go_on_with(self, key: Key, kept: KeptReply) -> None:
+        """Keep what another instance of the container has kept."""
+        self._drop(key)
+        self._kept[key] = kept
+        self.bytes += len(kept.data)
 
     def take(self, device: int, peer: Peer) -> KeptReply | None:
         """Return the reply that waits for a reader like `peer`, which is thereby no longer kept, or None."""

@@ -4,6 +4,7 @@
     consumers    a table of the opens that were not closed yet: `core.tables`
     requests     a table of the requests that are outstanding
     journal      what the providers keep: `core.journal`, which they see as `core.store`
+    files        another journal: what open files hold, requests to be done again and replies that are to be read
 
 One process writes it at a time, all but the journal from one thread.  When it was killed, at any instruction, the next
 one opens the same memory and finds every entry that was there, whole and once.
@@ -32,6 +33,9 @@ MAX_REQUESTS = MAX_OUTSTANDING + Limit.MAX_CHAIN
 CAPACITY = 4 << 20
 """Bytes of a store, where nothing else is said: keys, values, and 8 bytes and the provider's name for each."""
 
+FILES_CAPACITY = 64 << 20
+"""Bytes of what all open files hold that the next instance gets."""
+
 MAX_CAPACITY = 1 << 30
 """The largest store."""
 
@@ -46,20 +50,27 @@ HEADER = Layout(
     Field("requests", "I", "slots for requests"),
     Field("reserved", "I", "0"),
     Field("capacity", "Q", "bytes of each log of the store"),
+    Field("files", "Q", "bytes of each log of the open files"),
 )
 
 
 class Sizes(msgspec.Struct, frozen=True):
-    """How much a state area has room for: consumers, outstanding requests, and the bytes of its store."""
+    """How much a state area has room for: consumers, outstanding requests, bytes of its store and of its files."""
 
     consumers: int = MAX_CONSUMERS
     requests: int = MAX_REQUESTS
     capacity: int = CAPACITY
+    files: int = FILES_CAPACITY
 
     @property
     def total(self) -> int:
         """Bytes of the whole area.  Memory is taken only for what is used."""
-        return self.journal + journal_size(self.capacity)
+        return self.file_journal + journal_size(self.files)
+
+    @property
+    def file_journal(self) -> int:
+        """Where the journal of the open files begins."""
+        return self.journal + up(journal_size(self.capacity), PAGE)
 
     @property
     def journal(self) -> int:
@@ -91,8 +102,8 @@ class Left(msgspec.Struct, frozen=True):
 class StateArea:
     """One container's state, in memory that was formatted once.
 
-    Opening it writes nothing but that entries which are none are free again.  Raises `StateDamaged` for memory that
-    holds no state area, or one of another version.
+    Opening it writes nothing but that entries which are none are free again, and that damaged files are empty.  Raises
+    `StateDamaged` for memory that holds no state area, or one of another version.
     """
 
     def __init__(self, view: memoryview) -> None:
@@ -100,9 +111,13 @@ class StateArea:
         self.consumers = ConsumerTable(view, PAGE, sizes.consumers)
         self.requests = RequestTable(view, sizes.table, sizes.requests)
         self.journal = Journal(view, sizes.journal, sizes.capacity)
-        self._left = Left(
-            self.consumers.left, self.requests.left, self.consumers.damaged + self.requests.damaged, self.journal.damage
-        )
+        self._files = Journal(view, sizes.file_journal, sizes.files)
+        self.files = Store(self._files, "files")
+        """What open files hold, by consumer id."""
+        damaged = self.consumers.damaged + self.requests.damaged
+        self._left = Left(self.consumers.left, self.requests.left, damaged, self.journal.damage)
+        if self._files.damage:
+            self._files.reset()  # what it had is lost, as with a process that is killed
 
     @staticmethod
     def format(view: memoryview, sizes: Sizes = SIZES) -> None:
@@ -112,7 +127,9 @@ class StateArea:
         Table.format(view, PAGE, sizes.consumers)
         Table.format(view, sizes.table, sizes.requests)
         Journal.format(view, sizes.journal, sizes.capacity)
-        header = checked(HEADER.struct.pack(MAGIC, VERSION, sizes.consumers, sizes.requests, 0, sizes.capacity))
+        Journal.format(view, sizes.file_journal, sizes.files)
+        numbers = sizes.consumers, sizes.requests, 0, sizes.capacity, sizes.files
+        header = checked(HEADER.struct.pack(MAGIC, VERSION, *numbers))
         view[: len(header)] = header
 
     def recover(self) -> Left:
@@ -130,8 +147,8 @@ def _sizes(view: memoryview) -> Sizes:
     header = bytes(view[: CHECK + HEADER.size])
     if not header[CHECK:].startswith(MAGIC) or not is_whole(header):
         raise StateDamaged("this memory holds no state area, or its header was written over")
-    _, version, consumers, requests, _, capacity = HEADER.struct.unpack(header[CHECK:])
-    sizes = Sizes(consumers, requests, capacity)
+    _, version, consumers, requests, _, capacity, files = HEADER.struct.unpack(header[CHECK:])
+    sizes = Sizes(consumers, requests, capacity, files)
     if version != VERSION:
         raise StateDamaged(f"the state area is of version {version}, and this ldmfs has {VERSION}")
     if len(view) < sizes.total:

@@ -11,7 +11,6 @@ import functools
 import logging
 import os
 import select
-import struct
 from collections.abc import Callable
 from typing import Protocol
 
@@ -27,6 +26,7 @@ from ..core.request import MAX_MESSAGE, Reply, Request, RequestType
 from ..core.store import Store
 from ..core.tables import Stage
 from . import signals
+from .records import Asked, Given, Record, Refused, decode, encode, outcome_of
 from .waiting import KilledInWait, Watch
 
 log = logging.getLogger("ldmfs.fuse")
@@ -34,9 +34,6 @@ log = logging.getLogger("ldmfs.fuse")
 _CALL = RequestType.CALL
 _IDLE, _RUNNING, _READY = State  # globals of the fast path
 _OPEN, _ASKED, _READING, _READ = map(int, (Stage.OPEN, Stage.ASKED, Stage.READING, Stage.READ))
-_KEPT = struct.Struct("<QBxxxI")
-"""Where the reply begins by the kernel's count, type and length of the request; its data follows."""
-
 _NOWHERE = memoryview(bytearray(1)), 0
 """Where stages go that no other instance will ask for."""
 
@@ -46,7 +43,12 @@ Data = bytes | bytearray | memoryview
 class Surroundings(Protocol):
     """What a file needs of the mount that it is in."""
 
-    again: Store | None
+    files: Store | None
+    """What open files leave for the next instance of the container."""
+    reissue: bool
+    """What was written and not answered to the end is kept there at once, to be done again after a crash."""
+    ending: LdmError | None
+    """What requests end with that the container gives up, as its time is over."""
     dispatch: Dispatch
     kept: KeptReplies
     watch: Watch
@@ -57,7 +59,6 @@ class MessageFile:
     """One open file of a message device: see `core.exchange` for what it answers when."""
 
     __slots__ = (
-        "_again",
         "_around",
         "_begin_of_reply",
         "_dispatch",
@@ -67,10 +68,13 @@ class MessageFile:
         "_interrupted",
         "_is_kept",
         "_poll",
+        "_recorded",
+        "_reissue",
         "_resumed",
         "_scope",
         "_slot",
         "_stages",
+        "_store",
         "consumer",
         "flags",
     )
@@ -89,33 +93,72 @@ class MessageFile:
         self._is_kept = False
         area = around.dispatch.area
         self._stages, self._slot = _NOWHERE if area is None else area.consumers.stage_byte(consumer.id)
-        self._again = around.again
-        self._resumed: Request | None = None
-        """What was asked under an earlier instance of the container, and can be done again."""
+        self._store = around.files
+        self._reissue = around.reissue and around.files is not None
+        self._recorded = False
+        """Whether the store has something of this file."""
+        self._resumed: Request | Reply | LdmError | None = None
+        """What was asked under an earlier instance of the container, and can be done again, or what came of it."""
         self._begin_of_reply = 0
         """Where the reply begins by the kernel's count, which goes on behind what was written."""
 
     def resume(self) -> None:
-        """Go on where an earlier instance of the container was killed, as far as the state area tells.
+        """Go on where an earlier instance of the container ended, as far as the state area tells.
 
-        Where requests are reissued, what was asked is done again, unless its reply was read to the end; which part of
-        the reply a read is for, one that the kernel sends once more or the next one, its offset tells.  Else a reply
-        that was not read to its end is lost, and the next read says so, once.
+        One that handed over has left the reply.  Of one that was killed, where requests are reissued, what was asked is
+        done again, unless its reply was read to the end.  Which part of the reply a read is for, one that the kernel
+        sends once more or the next one, its offset tells.  Else a reply that was not read to its end is lost, and the
+        next read says so, once.
         """
         stage = self._stages[self._slot]
+        left = self._store.get(str(self.consumer.id)) if self._store is not None else None
+        self._recorded = left is not None
         if stage not in (_ASKED, _READING, _READ):
             return
-        kept = self._again.get(str(self.consumer.id)) if self._again is not None else None
-        if kept is not None:
-            self._begin_of_reply, type, length, data = *_KEPT.unpack_from(kept), kept[_KEPT.size :]
-            self._resumed = Request(RequestType(type), data, length=length)
-            if stage == _ASKED:
-                self._begin_again(self._resumed)
+        if left is not None:
+            self._go_on(decode(left), stage)
         elif stage == _READ:
             self._exchange.answer(Reply())
         else:
             lost = ProviderDied("the container's process ended before the reply was read")
             self._exchange.finish(self._exchange.start(), lost)
+
+    def _go_on(self, record: Record, stage: int) -> None:
+        if isinstance(record, Asked):
+            self._begin_of_reply = record.begin
+            self._resumed = record.request()
+            if stage == _ASKED:
+                self._begin_again()
+        elif isinstance(record, (Given, Refused)):
+            self._begin_of_reply, self._is_kept = record.begin, record.is_kept
+            self._resumed = outcome_of(record)
+            self._begin_again()
+            self._exchange.offset = record.offset if isinstance(record, Given) else 0
+
+    def record(self) -> Record | None:
+        """Note where the file stands, and return what has to be left of it; None where nothing has, or has been."""
+        exchange, begin, kept = self._exchange, self._begin_of_reply, self._is_kept
+        if exchange.state is _READY:
+            at_end = exchange.error is None and exchange.offset >= len(exchange.data)
+            self._stages[self._slot] = _READ if at_end else _READING if exchange.offset else _ASKED
+            if exchange.error is not None:
+                return Refused(begin, kept, exchange.error.errno, str(exchange.error))
+            return Given(begin, exchange.offset, kept, bytes(exchange.data))
+        if exchange.state is _IDLE and self._resumed is None:
+            self._stages[self._slot] = _OPEN
+        return None
+
+    @property
+    def done(self) -> trio.Event | None:
+        """What is set when the request that is running has ended; None where none is."""
+        return self._done if self._exchange.state is _RUNNING else None
+
+    def give_up(self, error: LdmError) -> None:
+        """End the request that is running with an error, whatever its handler does."""
+        if self._exchange.finish(self._exchange.number, error):
+            assert self._done is not None
+            self._abandon()
+            self._done.set()
 
     # -- requests
 
@@ -130,8 +173,10 @@ class MessageFile:
             return len(data)
         request = Request(_CALL, data)
         self._begin(request)
-        if self._again is not None:
+        if self._reissue or self._recorded:
             self._remember(request, offset + len(data))
+        else:
+            self._begin_of_reply = offset + len(data)
         self._stages[self._slot] = _ASKED
         return len(data)
 
@@ -143,7 +188,7 @@ class MessageFile:
                 if self._resumed is None:
                     self._begin_read(size, offset)
                 else:
-                    self._begin_again(self._resumed)
+                    self._begin_again()
             if exchange.state is _RUNNING:
                 return None
         if self._is_kept:
@@ -153,14 +198,15 @@ class MessageFile:
         try:
             data = exchange.take(size)
         except LdmError:
-            self._stages[self._slot] = _OPEN
+            self._nothing_left()
             raise
         if data:
             self._stages[self._slot] = _READ if exchange.offset >= len(exchange.data) else _READING
-        elif self._again is None:
-            self._stages[self._slot] = _OPEN
-        else:  # and that there is no more may have to be said again
+            return data
+        if self._reissue:  # that there is no more may have to be said again
             self._resumed = None
+        else:
+            self._nothing_left()
         return data
 
     async def read(self, offset: int, size: int) -> Data:
@@ -202,8 +248,7 @@ class MessageFile:
     async def release(self) -> None:
         """Close the device for this consumer: cancel what is running, run the close handler."""
         self._exchange.reset()
-        if self._again is not None:
-            self._again.delete(str(self.consumer.id))
+        self._forget()
         with trio.CancelScope(shield=True):
             await self._around.dispatch.close(self.consumer)
 
@@ -232,6 +277,7 @@ class MessageFile:
             self._exchange.answer(self._dispatch.request_inline(self.consumer, request))
         except LdmError:
             self._exchange.reset()
+            self._nothing_left()
             raise
         if self._poll is not None:
             self._notify()
@@ -243,9 +289,9 @@ class MessageFile:
         if kept is None:
             request = Request(RequestType.READ, length=size)
             self._begin(request)
-            if self._again is not None:
-                self._remember(request, offset)
+            self._remember(request, offset)
         else:
+            self._remember(None, offset)
             self._exchange.finish(self._exchange.start(), kept.error or Reply(kept.data))
 
     def _start(self, request: Request) -> None:
@@ -288,25 +334,48 @@ class MessageFile:
 
     # -- for the next instance of the container
 
-    def _remember(self, request: Request, begin_of_reply: int) -> None:
-        assert self._again is not None
-        self._resumed = None
-        kept = _KEPT.pack(begin_of_reply, request.type, request.length) + request.data
+    def _remember(self, request: Request | None, begin_of_reply: int) -> None:
+        """Take note of a new request: in the store too, where it is to be done again; what was there is out of date."""
+        self._begin_of_reply, self._resumed = begin_of_reply, None
+        if not self._reissue or request is None:
+            if self._recorded:
+                self._forget()
+            return
+        assert self._store is not None
+        asked = Asked(begin_of_reply, request.type, request.length, request.data)  # type: ignore[arg-type]
         try:
-            self._again.put(str(self.consumer.id), kept)
+            self._store.put(str(self.consumer.id), encode(asked))
+            self._recorded = True
         except NoSpace:  # it will be lost with this process, as where nothing is reissued
-            self._again.delete(str(self.consumer.id))
+            self._forget()
 
-    def _begin_again(self, request: Request) -> None:
+    def _nothing_left(self) -> None:
+        """Take note that no reply is to be read."""
+        self._stages[self._slot], self._resumed = _OPEN, None
+        if self._recorded:
+            self._forget()
+
+    def _forget(self) -> None:
+        if self._recorded:
+            assert self._store is not None
+            self._store.delete(str(self.consumer.id))
+            self._recorded = False
+
+    def _begin_again(self) -> None:
+        resumed = self._resumed
+        assert resumed is not None
+        if not isinstance(resumed, Request):
+            self._exchange.finish(self._exchange.start(), resumed)
+            return
         try:
-            self._begin(request)
+            self._begin(resumed)
         except LdmError as error:
             self._exchange.finish(self._exchange.start(), error)
 
     def _is_resent(self, data: bytes, offset: int) -> bool:
         """Tell whether a write is the one that is done again already: the kernel had got no answer to it."""
-        assert self._resumed is not None
-        return data == self._resumed.data and offset + len(data) == self._begin_of_reply
+        resumed = self._resumed
+        return isinstance(resumed, Request) and data == resumed.data and offset + len(data) == self._begin_of_reply
 
     # -- replies that outlive their writer
 
@@ -374,6 +443,11 @@ class BlockFile:
         with trio.CancelScope(shield=True):
             await self._around.dispatch.close(self.consumer)
 
+    def give_up(self) -> None:
+        """End the requests that are running, with the error of `Surroundings.ending`."""
+        for cancel in tuple(self.consumer.cancels.values()):
+            cancel()
+
     def poll(self, handle: pyfuse3.PollHandle | None) -> int:
         """A block device is always ready."""
         return select.POLLIN | select.POLLOUT
@@ -400,7 +474,7 @@ class BlockFile:
         except LdmError:
             scope.cancel()
             raise
-        result = outcome[0] if outcome else cancelled_error(consumer)
+        result = outcome[0] if outcome else self._around.ending or cancelled_error(consumer)
         if isinstance(result, LdmError):
             raise result
         return result

@@ -118,6 +118,33 @@ def wake_reader() -> None:
         BargingLock.current.wake()
 
 
+class Unanswered:
+    """How many requests are being answered that have suspended, or may have."""
+
+    __slots__ = ("_none", "count")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._none: trio.Event | None = None
+
+    def done(self) -> None:
+        """Count one less.  Its answer goes out before any other task runs."""
+        self.count -= 1
+        if not self.count and self._none is not None:
+            self._none.set()
+
+    async def wait_none(self) -> None:
+        """Wait until there is none."""
+        while self.count:
+            self._none = trio.Event()
+            await self._none.wait()
+        self._none = None
+
+
+unanswered = Unanswered()
+"""Those of this process's session: pyfuse3 has one."""
+
+
 def inline(coroutine: Coroutine[Any, Any, T]) -> Awaitable[T]:
     """Run `coroutine`; if it suspends, first let another task read the next request."""
     return run_inline(coroutine, wake_reader)
@@ -131,12 +158,21 @@ class _Reader:
         self.on_init = on_init
         self.poller: select.poll | None = None
         self.waits = 0
+        self._fd = -1
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Read no further request.  What is not read stays in the kernel, for whoever reads next."""
+        self._stopped = True
+        if self._fd >= 0:
+            trio.lowlevel.notify_closing(self._fd)
 
     def wait_readable(self, fd: int) -> Awaitable[None]:
         self.waits += 1
         if self.poller is None:
             self.poller = select.poll()
             self.poller.register(fd, select.POLLIN)
+            self._fd = fd
         elif self.take_over is not None:
             # The first wait was for the replayed INIT.  Its answer is out, so from here on the kernel is the peer.
             os.dup2(self.take_over, fd, inheritable=False)
@@ -144,16 +180,23 @@ class _Reader:
             os.set_blocking(fd, False)
             self.take_over = None
             self.on_init()
-        if self.waits % FAIR_TURNS and self.poller.poll(0):
+        if self.waits % FAIR_TURNS and not self._stopped and self.poller.poll(0):
             if _answered:
                 _call_answered()
             return NOW  # type: ignore[return-value]
         return self._wait(fd)
 
     async def _wait(self, fd: int) -> None:
-        await trio.lowlevel.wait_readable(fd)
+        if not self._stopped:
+            try:
+                await trio.lowlevel.wait_readable(fd)
+            except trio.ClosedResourceError:
+                if not self._stopped:
+                    raise
         if _answered:  # by other tasks meanwhile too
             _call_answered()
+        if self._stopped:
+            await trio.sleep_forever()
 
 
 class _ReaderNursery:
@@ -191,10 +234,10 @@ class _OpenNursery:
         return await self._manager.__aexit__(*exc)
 
 
-def install(take_over: int | None = None, on_init: Callable[[], object] = lambda: None) -> None:
+def install(take_over: int | None = None, on_init: Callable[[], object] = lambda: None) -> _Reader:
     """Give pyfuse3 the lean loop; `take_over` is the kernel's descriptor, for a session that starts on a replayed INIT.
 
-    `on_init` is called once, when INIT has been answered.
+    `on_init` is called once, when INIT has been answered.  Returns what reads, which can be told to stop.
 
     To be called before `pyfuse3.main`; `uninstall` undoes it.
     """
@@ -202,6 +245,7 @@ def install(take_over: int | None = None, on_init: Callable[[], object] = lambda
     lowlevel = _seam(trio.lowlevel, wait_readable=reader.wait_readable)
     seam = _seam(trio, lowlevel=lowlevel, Lock=BargingLock, open_nursery=_OpenNursery)
     pyfuse3.trio = seam  # type: ignore[attr-defined]
+    return reader
 
 
 def uninstall() -> None:

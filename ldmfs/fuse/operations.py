@@ -5,6 +5,7 @@ Whatever is raised in here becomes an errno: pyfuse3 ends its loop at any except
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import errno
 import functools
@@ -20,13 +21,21 @@ from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FUSEError, InodeT, R
 
 from ..core.device import MAX_NAME, Consumer, Execution, Kind, LogicalDevice, Peer
 from ..core.dispatch import Dispatch
-from ..core.errors import InvalidRequest, LdmError, NameTooLong, NoSuchDevice, NotPermitted, StaleHandle
+from ..core.errors import (
+    InvalidRequest,
+    LdmError,
+    NameTooLong,
+    NoSuchDevice,
+    NotPermitted,
+    RequestCancelled,
+    StaleHandle,
+)
 from ..core.kept import KeptReplies
 from ..core.registry import ROOT_ID, Registry
 from ..core.store import Store
-from . import signals
+from . import handover, signals
 from .files import BlockFile, Data, MessageFile, adopted_file, open_file, peer_of
-from .lean import after_answer, inline
+from .lean import after_answer, inline, unanswered
 from .polls import Polls
 from .waiting import Watch
 
@@ -54,12 +63,15 @@ def operation(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coro
 
     @functools.wraps(function)
     async def safe(*args: P.args, **kwargs: P.kwargs) -> T:
+        unanswered.count += 1
         try:
             return await inline(function(*args, **kwargs))
         except (FUSEError, trio.Cancelled):
             raise
         except Exception as error:
             raise FUSEError(errno_of(error)) from None
+        finally:
+            unanswered.done()
 
     return safe
 
@@ -71,11 +83,20 @@ class Operations(pyfuse3.Operations):
     enable_writeback_cache = False
 
     def __init__(
-        self, registry: Registry, dispatch: Dispatch, nursery: trio.Nursery, again: Store | None = None
+        self,
+        registry: Registry,
+        dispatch: Dispatch,
+        nursery: trio.Nursery,
+        files: Store | None = None,
+        *,
+        reissue: bool = False,
     ) -> None:
         super().__init__()
-        self.again = again
-        """What was written and not answered to the end, for the next instance of the container to do again."""
+        self.files = files
+        self.reissue = reissue
+        self.ending: LdmError | None = None
+        self.stop_reading: Callable[[], None] = lambda: None
+        """Lets no further request be read from the session's descriptor."""
         self.registry = registry
         self.dispatch = dispatch
         self.nursery = nursery
@@ -85,6 +106,7 @@ class Operations(pyfuse3.Operations):
         """There is one once the session has its descriptor."""
         self._waited_for: set[int] = set()
         self._files: dict[int, MessageFile | BlockFile] = {}
+        self._opening: set[trio.CancelScope] = set()
         self._listings: dict[int, list[LogicalDevice]] = {}
         self._last_listing = 0
         self._token = trio.lowlevel.current_trio_token()
@@ -94,14 +116,9 @@ class Operations(pyfuse3.Operations):
         for consumer in tuple(registry.consumers.values()):  # adopted from the instance before this one
             if consumer.peer.path in ("file", "kernel") and not consumer.closing:
                 self._files[consumer.id] = adopted_file(self, consumer)
-        self._forget_those_gone()
-
-    def _forget_those_gone(self) -> None:
-        """Give up what was to be done again for consumers that are gone, or have lost their device."""
-        if self.again is not None:
-            there = {str(id) for id, file in self._files.items() if isinstance(file, MessageFile)}
-            for key in [key for key in self.again if key not in there]:
-                self.again.delete(key)
+        if files is not None:
+            messages = [id for id, file in self._files.items() if isinstance(file, MessageFile)]
+            handover.go_on(files, self.kept, messages)
 
     def wake_waiters(self, polls: Polls) -> None:
         """Wake those who wait in poll(2) for an earlier instance of the container; they ask this one then."""
@@ -112,6 +129,20 @@ class Operations(pyfuse3.Operations):
             if left.waker and left.id in self._files:
                 self._waited_for.add(left.id)
                 polls.wake(left.waker)
+
+    async def hand_over(self, deadline: float) -> None:
+        """Answer no further request, and return when none is being answered; see `handover.drain`."""
+        self.stop_reading()
+        await handover.drain(self, deadline)
+
+    def open_files(self) -> tuple[MessageFile | BlockFile, ...]:
+        """Return the files that are open now."""
+        return tuple(self._files.values())
+
+    def give_up_opens(self) -> None:
+        """End the open handlers that are running."""
+        for scope in tuple(self._opening):
+            scope.cancel()
 
     def detach(self) -> None:
         """Stop following the registry: the session is about to end."""
@@ -186,11 +217,13 @@ class Operations(pyfuse3.Operations):
         outcome: list[Consumer | LdmError] = []
 
         async def run() -> None:
+            self._opening.add(scope)
             with scope:
                 try:
                     outcome.append(await self.dispatch.open(device, peer, flags))
                 except LdmError as error:
                     outcome.append(error)
+            self._opening.discard(scope)
             done.set()
 
         self.nursery.start_soon(run)
@@ -202,6 +235,8 @@ class Operations(pyfuse3.Operations):
                 await done.wait()
             if not outcome:
                 raise
+        if not outcome:
+            raise self.ending or RequestCancelled(f"the open of {device.name!r} was cancelled")
         if isinstance(outcome[0], LdmError):
             raise outcome[0]
         return outcome[0]
@@ -288,19 +323,27 @@ class Operations(pyfuse3.Operations):
     async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
         """Take a listing of the devices as they are now."""
         self._last_listing += 1
-        self._listings[self._last_listing] = list(self.registry)
+        self._listing(FileHandleT(self._last_listing))
         return FileHandleT(self._last_listing)
+
+    def _listing(self, fh: FileHandleT) -> list[LogicalDevice]:
+        """Return a listing; for a directory that was opened under an earlier instance, one that is taken now."""
+        if fh not in self._listings:
+            self._listings[fh] = sorted(self.registry, key=_id_of)
+        return self._listings[fh]
 
     @operation
     async def readdir(self, fh: FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
-        """Return the part of the listing from `start_id` on that has room."""
-        listing = self._listings.get(fh)
-        if listing is None:
-            raise StaleHandle("the directory was opened under an instance of the container that is gone")
-        for index in range(start_id, len(listing)):
+        """Return the part of the listing behind `start_id` that has room.
+
+        Devices are in the order of their ids, which are the same in every instance, and the place behind one is its id:
+        so a listing goes on with another instance of the container.
+        """
+        listing = self._listing(fh)
+        for index in range(bisect.bisect_right(listing, start_id, key=_id_of), len(listing)):
             device = listing[index]
             if self.registry.by_id.get(device.id) is device and not pyfuse3.readdir_reply(
-                token, pyfuse3.FileNameT(device.name.encode()), self._attributes(device), index + 1
+                token, pyfuse3.FileNameT(device.name.encode()), self._attributes(device), device.id
             ):
                 return
 
@@ -420,6 +463,10 @@ class Operations(pyfuse3.Operations):
         """Wait until the kernel knows of all devices that are gone: the descriptor must not be closed before."""
         for done in tuple(self._invalidations):
             await done.wait()
+
+
+def _id_of(device: LogicalDevice) -> int:
+    return device.id
 
 
 def invalidate(name: bytes, id: int) -> None:

@@ -26,23 +26,30 @@ SETTLE_SECONDS = 1.0
 
 @contextlib.asynccontextmanager
 async def serve(
-    registry: Registry, dispatch: Dispatch, fd: int, take_over: int | None = None, again: Store | None = None
+    registry: Registry,
+    dispatch: Dispatch,
+    fd: int,
+    take_over: int | None = None,
+    files: Store | None = None,
+    *,
+    reissue: bool = False,
 ) -> AsyncIterator[Operations]:
     """Serve a container's directory on the FUSE descriptor `fd` while the context is open.
 
     With `take_over`, `fd` is one end of a socket pair from which INIT is replayed, and `take_over` the descriptor of
-    the kernel, which takes its place once that is answered.  Both belong to the session from here on.  `again` keeps
-    what was written for the next instance, where requests are reissued.  Consumers that are in the registry have their
-    files open from an earlier instance.  The context's
+    the kernel, which takes its place once that is answered.  Both belong to the session from here on.  In `files`
+    an instance leaves to the next one what its open files hold: when it hands over, and with `reissue` all the time
+    what was asked.  Consumers that are in the registry have their files open from an earlier instance.  The context's
     body is cancelled when the kernel ends the connection (an unmount, an abort).  pyfuse3's session is global, so
     there is one at a time in a process.
     """
     initialised = trio.Event()
     polls: Polls | None = None
-    lean.install(take_over, initialised.set)
+    reader = lean.install(take_over, initialised.set)
     try:
         async with trio.open_nursery() as nursery:
-            operations = Operations(registry, dispatch, nursery, again)
+            operations = Operations(registry, dispatch, nursery, files, reissue=reissue)
+            operations.stop_reading = reader.stop
             pyfuse3.init(operations, f"/dev/fd/{fd}", set())
             try:
                 nursery.start_soon(_main, nursery.cancel_scope)

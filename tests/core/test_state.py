@@ -18,7 +18,7 @@ from ldmfs.core.request import RequestType
 from ldmfs.core.state import MAX_CAPACITY, MAX_REQUESTS, SIZES, Left, Sizes, StateArea
 from ldmfs.core.tables import Stage
 
-SMALL = Sizes(consumers=4, requests=3, capacity=400)
+SMALL = Sizes(consumers=4, requests=3, capacity=400, files=400)
 
 DEVICE = LogicalDevice("d", 77, Device(), "", (0, 0))
 

@@ -1,0 +1,125 @@
+"""Handing an instance's open files to the next one, in order, so that their users see a pause and nothing else.
+
+The instance that goes has stopped reading requests.  It waits for the handlers that run, until a deadline; then it
+leaves in the state area, for all files in one commit, the replies that were not read to their end, and those that are
+kept for the next reader of a session.  Killed before that, it is as after any crash.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+import trio
+
+from ..core.errors import LdmError, NoSpace, ProviderDied, from_errno
+from ..core.kept import KEPT_SECONDS, KeptReplies, KeptReply
+from ..core.store import Store, Transaction
+from . import records
+from .files import BlockFile, MessageFile
+from .lean import unanswered
+
+log = logging.getLogger("ldmfs.fuse")
+
+GIVE_UP_SECONDS = 1.0
+"""How long handlers that are cancelled at the deadline may take to end."""
+
+KEPT = "kept-"
+"""How the keys of kept replies begin; those of open files are numbers."""
+
+File = MessageFile | BlockFile
+
+
+class Holder(Protocol):
+    """What has the open files."""
+
+    files: Store | None
+    reissue: bool
+    ending: LdmError | None
+    kept: KeptReplies
+
+    def open_files(self) -> Iterable[File]: ...
+    def give_up_opens(self) -> None: ...
+
+
+async def drain(holder: Holder, deadline: float) -> None:
+    """Return when no request is being answered and no handler runs, or at `deadline`, in the time of trio's clock.
+
+    What still runs then is given up and fails with `ProviderDied`; where requests are reissued it is left unanswered.
+    """
+    with trio.move_on_at(deadline):
+        await _all_done(holder)
+        return
+    if holder.reissue:
+        return
+    error = holder.ending = ProviderDied("the container's process ended before the request was answered")
+    holder.give_up_opens()
+    for file in holder.open_files():
+        if isinstance(file, MessageFile):
+            file.give_up(error)
+        else:
+            file.give_up()
+    with trio.move_on_after(GIVE_UP_SECONDS):
+        await _all_done(holder)
+
+
+async def _all_done(holder: Holder) -> None:
+    await unanswered.wait_none()
+    for file in holder.open_files():
+        if isinstance(file, MessageFile) and (done := file.done) is not None:
+            await done.wait()
+    await unanswered.wait_none()  # who waited for one of these
+
+
+def leave(holder: Holder) -> None:
+    """Write what the next instance needs of each open file and of the kept replies; nothing may run any more."""
+    store = holder.files
+    if store is None:
+        return
+    left = {
+        str(file.consumer.id): record
+        for file in holder.open_files()
+        if isinstance(file, MessageFile) and (record := file.record()) is not None
+    }
+    try:
+        store.update(lambda transaction: _put_all(transaction, left, holder.kept))
+    except NoSpace as error:
+        log.error("what open files hold is lost: %s", error)
+
+
+def _put_all(transaction: Transaction, left: dict[str, records.Record], kept: KeptReplies) -> None:
+    for key, record in left.items():
+        transaction.put(key, records.encode(record))
+    for number, record in enumerate(_kept_records(kept)):
+        transaction.put(f"{KEPT}{number}", records.encode(record))
+
+
+def _kept_records(kept: KeptReplies) -> Iterator[records.Kept]:
+    ahead = time.time() - kept.clock()
+    for (device, uid, session), reply in kept.left():
+        error = reply.error
+        data = bytes(reply.data) if error is None else str(error).encode()
+        errno = 0 if error is None else error.errno
+        yield records.Kept(device, uid, session, reply.writer, reply.expires + ahead, errno, data)
+
+
+def go_on(store: Store, kept: KeptReplies, consumers: Iterable[int]) -> None:
+    """Keep the replies that the instance before has kept; drop what it left of files that are not open any more."""
+    there = {str(id) for id in consumers}
+    ahead = time.time() - kept.clock()
+
+    def take(transaction: Transaction) -> None:
+        for key in tuple(transaction):
+            if key.startswith(KEPT):
+                record = records.decode(transaction.get(key) or b"")
+                assert isinstance(record, records.Kept)
+                expires = min(record.expires - ahead, kept.clock() + KEPT_SECONDS)
+                error = from_errno(record.errno, record.data.decode()) if record.errno else None
+                reply = KeptReply(record.writer, b"" if error else record.data, error, expires)
+                kept.go_on_with((record.device, record.uid, record.session), reply)
+            if key not in there:
+                transaction.delete(key)
+
+    store.update(take)
