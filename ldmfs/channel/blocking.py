@@ -13,12 +13,13 @@ import os
 import select
 import socket
 import threading
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ..core.errors import LdmError, NotServed, ProviderDied
-from ..core.events import Limits, Opened
+from ..core.events import Closed, Limits, Opened
 from ..core.request import Reply, Request
 from .address import address
 from .client import Client, Outcome, Prepared, Waiter, raise_error
@@ -28,7 +29,9 @@ log = logging.getLogger("ldmfs.consumer")
 LINGER_SECONDS = 1.0
 """How long the thread of the completion handlers waits for a next one before it ends."""
 
-NOTHING = Reply()
+NOTHING = Closed(0, 0, None)
+"""What ends the wait of the thread of the completion handlers.  No `Reply`, after which the leader looks at nothing."""
+
 Completion = Callable[[Any, Reply | LdmError], object]
 
 
@@ -63,8 +66,9 @@ class BlockingClient:
         self._followers = 0
         self._pushing = 0
         self._taking = False
-        self._completed: list[tuple[Completion, Any, Outcome]] = []
-        self._expected = 0
+        self._completed: deque[tuple[Completion, Any, Outcome]] = deque()
+        self._expected: set[Waiter] = set()
+        """Those with completion handlers."""
         self._due: Waiter | None = None
         self._thread: threading.Thread | None = None
         self._client.drained = self._drained
@@ -120,14 +124,14 @@ class BlockingClient:
 
         def completed(waiter: Waiter) -> None:
             assert waiter.outcome is not None
-            self._expected -= 1
+            self._expected.discard(waiter)
             self._completed.append((handler, context, waiter.outcome))
-            self._end_due(waiter.outcome)
+            self._end_due()
 
         with self._lock:
             waiter = Waiter(completed)
             _, frames, arenas = self._client.request(consumer_id, device, blocks, request, waiter)
-            self._expected += 1
+            self._expected.add(waiter)
             self._client.send(frames, arenas)
             self._need_thread()
 
@@ -137,6 +141,12 @@ class BlockingClient:
             self._client.lose(NotServed("the connection was closed"))
             self._changed.notify_all()
             self._close_if_lost()
+
+    def join(self) -> None:
+        """Return when the completion handlers of a connection that was ended have run."""
+        thread = self._thread
+        if thread is not None:
+            thread.join()
 
     def detach(self) -> None:
         """Forget the connection, in a process that was forked."""
@@ -267,7 +277,7 @@ class BlockingClient:
     def _drained(self) -> None:
         """Let the thread of the completion handlers go where it only had to read while others push."""
         if not self._expected and not self._client.outbox and not self._pushing:
-            self._end_due(NOTHING)
+            self._end_due()
 
     def _wait(self, seconds: float | None = None) -> None:
         self._followers += 1
@@ -309,24 +319,30 @@ class BlockingClient:
                     return
                 self._pushing += 1
 
-    def _end_due(self, outcome: Outcome) -> None:
+    def _end_due(self) -> None:
         if self._due is not None:
-            self._due.end(outcome)
+            self._due.end(NOTHING)
 
     def _complete(self) -> None:
         while True:
             with self._lock:
-                if not self._has_work():
+                if not self._has_work() and not self._client.lost:
                     self._wait(LINGER_SECONDS)
                 if not self._has_work():
                     self._thread = None
                     return
-                completed, self._completed = self._completed, []
-            if not completed:
-                with contextlib.suppress(LdmError):
-                    self._call(self._wait_for_any)
-            for handler, context, outcome in completed:
-                run_handler(handler, context, outcome)
+            self._complete_some()
+
+    def _complete_some(self) -> None:
+        """Run the handlers of what has ended, or wait for an end; its variables, and so replies, are gone behind it."""
+        with self._lock:
+            completed, self._completed = self._completed, deque()
+        if not completed:
+            with contextlib.suppress(LdmError):
+                self._call(self._wait_for_any)
+            self._due = None
+        while completed:
+            run_handler(*completed.popleft())
 
     def _has_work(self) -> bool:
         return bool(self._completed or self._expected or self._client.outbox or self._pushing)

@@ -154,10 +154,10 @@ class Client:
             return arena, ()
         self._arenas[shared], frames = self.machine.arena(shared.size, shared.blocks)
         if shared not in self.pool.arenas:
-            shared.closing.append(self._withdraw)
+            shared.borrowers.add(self)
         return self._arenas[shared], frames
 
-    def _withdraw(self, shared: SharedArena) -> None:
+    def withdraw(self, shared: SharedArena) -> None:
         """Tell the provider that an arena is gone which another connection had brought."""
         with self.lock:
             arena = self._arenas.pop(shared, None)
@@ -258,6 +258,7 @@ class Client:
                 event.context.end(RequestCancelled("it was cancelled"))
             case Greeted() if self._greeting is not None:
                 self._greeting.end(event)
+                self._greeting = None
             case ArenaGone():
                 for shared, arena in tuple(self._arenas.items()):
                     if arena == event.arena:
@@ -277,22 +278,20 @@ class Client:
             return error
         assert waiter.block.header is not None
         reply.place = ReplyPlace(waiter.shared, waiter.block.header.output)
-        # Not with the waiter, which holds the reply: its data would live as long as the finalizer.
-        weakref.finalize(reply.data, self._give_back, waiter.shared, waiter.chain, waiter.block).atexit = False
+        # Bound to nothing that may come to know the reply, as the client or the waiter: a finalizer's arguments live
+        # until it is called, and so would the data that it waits for.
+        assert waiter.chain is not None
+        end = weakref.finalize(reply.data, self.pool.give_back, waiter.shared, waiter.chain, waiter.block)
+        end.atexit = False
         waiter.block = None
         return reply
 
     def _free(self, waiter: Waiter) -> None:
         block, waiter.block = waiter.block, None
         if block is not None:
-            self._give_back(waiter.shared, waiter.chain, block)
-
-    def _give_back(self, shared: SharedArena | None, chain: Chain | None, block: Block) -> None:
-        assert shared is not None
-        assert chain is not None
-        chain.done(block)
-        if shared in self.pool.arenas:
-            self.pool.free(shared, chain)
+            assert waiter.shared is not None
+            assert waiter.chain is not None
+            self.pool.give_back(waiter.shared, waiter.chain, block)
 
     # -- the end
 
@@ -309,6 +308,7 @@ class Client:
             self.socket.shutdown(socket.SHUT_RDWR)
         if self._greeting is not None:
             self._greeting.end(error)
+            self._greeting = None
         for waiter in ended.values():
             waiter.end(copy.copy(error))  # each is raised on its own
         self.outbox.clear()

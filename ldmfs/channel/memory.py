@@ -11,8 +11,9 @@ import fcntl
 import mmap
 import os
 import threading
+import weakref
 from collections import deque
-from collections.abc import Callable
+from typing import Protocol
 
 import msgspec
 
@@ -32,6 +33,13 @@ LARGE = 64 << 10
 """From this many bytes on, of input or expected output, a request travels in shared memory: below, a copy is faster."""
 
 
+class Borrower(Protocol):
+    """A connection that has passed on an arena which another one had brought."""
+
+    def withdraw(self, shared: SharedArena) -> None:
+        """Take note that the arena is gone."""
+
+
 class SharedArena:
     """One arena, mapped into this process, with the descriptor by which the next hop can map it."""
 
@@ -39,8 +47,8 @@ class SharedArena:
         self.fd = fd
         self.size = size
         self.blocks = blocks
-        self.closing: list[Callable[[SharedArena], None]] = []
-        """What those are told by who have passed it on, when it is closed."""
+        self.borrowers: weakref.WeakSet[Borrower] = weakref.WeakSet()
+        """Those that are told when it is closed.  Not kept: they know requests, and so the memory."""
         self.mapping = mmap.mmap(fd, size)
         self.arena: Arena = (OwnArena if own else Arena)(memoryview(self.mapping), blocks)
 
@@ -69,9 +77,10 @@ class SharedArena:
 
     def close(self) -> None:
         """Let go of the memory, as soon as nobody holds a view of it any more."""
-        closing, self.closing = self.closing, []
-        for tell in closing:
-            tell(self)
+        borrowers = tuple(self.borrowers)
+        self.borrowers.clear()
+        for borrower in borrowers:
+            borrower.withdraw(self)
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
@@ -142,6 +151,7 @@ class Pool:
 
     def __init__(self) -> None:
         self.arenas: list[SharedArena] = []
+        self._closed = False
         self._lock = threading.Lock()
         self._freed: deque[tuple[SharedArena, Chain]] = deque()
 
@@ -154,7 +164,7 @@ class Pool:
                     return shared, self._own(shared).allocate(blocks, input_size, output_size)
             needed = blocks * (input_size + output_size + 256) + ARENA_BLOCKS * BLOCK.size
             size = max(LEAST_ARENA, -(-needed // mmap.PAGESIZE) * mmap.PAGESIZE)
-            if size > Limit.MAX_ARENA or len(self.arenas) >= Limit.MAX_ARENAS or blocks > ARENA_BLOCKS:
+            if self._closed or size > Limit.MAX_ARENA or len(self.arenas) >= Limit.MAX_ARENAS or blocks > ARENA_BLOCKS:
                 raise ArenaExhausted(f"no arena can be had for {needed} bytes")
             try:
                 shared = SharedArena.create(size, ARENA_BLOCKS)
@@ -163,9 +173,11 @@ class Pool:
             self.arenas.append(shared)
             return shared, self._own(shared).allocate(blocks, input_size, output_size)
 
-    def free(self, shared: SharedArena, chain: Chain) -> None:
-        """Take back a chain: at the next `allocate`, since the garbage collector may call this within one."""
-        self._freed.append((shared, chain))
+    def give_back(self, shared: SharedArena, chain: Chain, block: Block) -> None:
+        """Take back a block of a chain, and the chain if it begins here; by a finalizer, so at any time."""
+        chain.give_back(block)
+        if shared in self.arenas:
+            self._freed.append((shared, chain))
 
     def _take_back(self) -> None:
         while self._freed:
@@ -179,8 +191,9 @@ class Pool:
         return shared.arena
 
     def close(self) -> None:
-        """Let go of all arenas: a peer that is lost may still write into them."""
+        """Let go of all arenas, and make no more: a peer that is lost may still write into them."""
         with self._lock:
-            arenas, self.arenas = self.arenas, []
+            arenas, self.arenas, self._closed = self.arenas, [], True
+            self._freed.clear()
         for shared in arenas:
             shared.close()

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import errno
 import struct
+from collections import deque
 from typing import NamedTuple
 
 from .errors import InvalidRequest, LdmError, ProtocolError
@@ -240,6 +241,7 @@ class Chain:
         self.run = run
         self._space = Space(*run)
         self._handed_out: dict[int, Extent] = {}
+        self._returned: deque[Block] = deque()
 
     def next(self, lend: int | None = None) -> Block:
         """Return the next block, with at most `lend` further ones for its provider's own requests; None lends all.
@@ -247,6 +249,8 @@ class Chain:
         Raises `ArenaExhausted` where none is left: who sends several requests at one time lends fewer than all.
         Raises `ProtocolError` when a peer has damaged the block's header.
         """
+        while self._returned:
+            self.done(self._returned.popleft())
         if not self._space.free:
             raise ArenaExhausted("all blocks of the chain are in use")
         area = self.arena.area(self._space.free[0].location)
@@ -263,6 +267,10 @@ class Chain:
         if run is None:
             raise ValueError(f"block {block.index} is not handed out")
         self._space.give(run)
+
+    def give_back(self, block: Block) -> None:
+        """Have a block taken back by the following `next`: a finalizer may call this in the middle of one."""
+        self._returned.append(block)
 
 
 class Block:
