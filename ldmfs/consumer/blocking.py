@@ -7,6 +7,7 @@ the file for the kernel's and where there is no channel.
 from __future__ import annotations
 
 import atexit
+import functools
 import os
 import socket
 import struct
@@ -23,6 +24,7 @@ from ..channel.client import CHAIN_BLOCKS
 from ..core.device import Consumer
 from ..core.errors import NotServed, NotSupported
 from ..core.request import Reply, Request, RequestType
+from .completions import Completions
 from .device import About, OpenDeviceBase
 from .file import open_file
 from .local import Here
@@ -138,7 +140,7 @@ class _Connections:
         self._connecting: dict[tuple[Path, str], threading.Lock] = {}
         """Held while a container is being connected to and greeted, which takes as long as it likes."""
         self._lock = threading.Lock()
-        atexit.register(self.close)
+        self._ended = False
         os.register_at_fork(after_in_child=self._forked)
 
     def to(self, name: DeviceName, deadline: float | None = None) -> BlockingClient:
@@ -146,6 +148,8 @@ class _Connections:
 
         Raises `FileNotFoundError` where the container has no channel, `NotServed`.
         """
+        if self._ended:
+            raise NotServed(f"{name}: the program ends")
         key = name.root, name.container
         with self._lock:
             connecting = self._connecting.setdefault(key, threading.Lock())
@@ -168,6 +172,14 @@ class _Connections:
                 client.aclose()
             self._clients.clear()
 
+    def end(self) -> None:
+        """End all connections for good; return when the completion handlers of what was outstanding have run."""
+        self._ended = True
+        clients = tuple(self._clients.values())
+        self.close()
+        for client in clients:
+            client.join()
+
     def _forked(self) -> None:
         self._lock = threading.Lock()
         for client in self._clients.values():
@@ -177,6 +189,9 @@ class _Connections:
 
 
 _connections = _Connections()
+_completions = Completions()
+atexit.register(_completions.end)  # behind the next one, since the last is called first: what was answered is told
+atexit.register(_connections.end)
 
 
 def _greeted(name: DeviceName, deadline: float | None) -> BlockingClient:
@@ -303,5 +318,5 @@ def send_request(
         value = bytes(outcome.data) if plain and isinstance(outcome, Reply) else outcome
         run_handler(handler, completion_context, value)
 
-    device.send_soon(whole, done)
+    _completions.send(functools.partial(device.send_soon, whole), done)
     return None

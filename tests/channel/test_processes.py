@@ -207,6 +207,81 @@ async def test_a_program_can_end_while_a_thread_of_it_waits_for_a_greeting(tmp_p
             await kill(process)
 
 
+# -- the program's end
+
+ENDS = """
+import os, sys, ldmfs
+root, retry = sys.argv[1:]
+device = ldmfs.open_device("box/d", root=root, retry=bool(retry))
+def done(number, outcome):
+    os.write(1, f"{number} {type(outcome).__name__}\\n".encode())
+for number in range(3):
+    ldmfs.send_request(device, b"x", done, number)
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize("retry", ["", "retry"])
+async def test_the_end_of_a_program_completes_what_is_outstanding(tmp_path: Path, retry: str) -> None:
+    gated = Gated()
+    async with served(tmp_path, d=gated) as box:
+        process = await program(ENDS, tmp_path, retry)
+        await until(lambda: gated.started == 3)
+        await end(process)
+        told = sorted(line.split() for line in (await output(process)).splitlines())
+        assert [number for number, _ in told] == ["0", "1", "2"]
+        assert {error for _, error in told} <= {"RequestCancelled", "NotServed"}
+        await box.without_consumers()
+    assert gated.cancelled == 3
+
+
+async def test_the_end_of_a_program_completes_what_is_sent_again(tmp_path: Path) -> None:
+    gated = Gated()
+    async with served(tmp_path, d=gated) as box:
+        process = await program(ENDS, tmp_path, "retry")
+        await until(lambda: gated.started == 3)
+        box.end()
+        await box.without_consumers()
+    await end(process)
+    assert len((await output(process)).splitlines()) == 3
+
+
+async def test_the_end_of_a_program_completes_what_waits_for_a_file(tmp_path: Path) -> None:
+    (tmp_path / "box").mkdir()
+    os.mkfifo(tmp_path / "box/d")  # a file whose end never comes
+    process = await program(ENDS, tmp_path, "")
+    await end(process)
+    assert sorted((await output(process)).splitlines()) == [f"{number} RequestCancelled" for number in range(3)]
+
+
+async def end(process: trio.Process) -> None:
+    """Let a program go on to its end."""
+    assert process.stdin is not None
+    await process.stdin.send_all(b"\n")
+
+
+ENDS_AMID = """
+import os, sys, threading, ldmfs
+device, begun = ldmfs.open_device("box/d", root=sys.argv[1]), threading.Event()
+def done(context, outcome):
+    begun.set()
+    sys.stdin.readline()
+    os.write(1, outcome)
+ldmfs.send_request(device, b"x", done)
+begun.wait()
+os.write(1, b"ending\\n")
+"""
+
+
+async def test_the_end_of_a_program_waits_for_a_completion_handler_that_runs(tmp_path: Path) -> None:
+    async with served(tmp_path, d=Plain()) as box:
+        process = await program(ENDS_AMID, tmp_path)
+        assert await line_of(process) == "ending"
+        await box.without_consumers()  # the connection was ended, and the handler runs still
+        await end(process)
+        assert await output(process) == "X"
+
+
 # -- threads
 
 
