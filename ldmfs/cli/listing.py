@@ -10,7 +10,6 @@ from typing import Any
 
 import msgspec
 
-from ..container.provider import found, load
 from ..container.settings import ConfigurationError, keys
 from ..kernel import sysfs
 from .main import UsageError
@@ -86,6 +85,8 @@ def _xattr(path: Path, key: str) -> str:
 
 def providers(*, as_json: bool) -> int:
     """List the plug-ins that are installed, each with its configuration keys."""
+    from ..container.provider import found, load
+
     records = []
     for name, point in found().items():
         record: dict[str, Any] = {"plug-in": name, "key": "", "from": point.dist.name if point.dist else ""}

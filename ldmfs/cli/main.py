@@ -85,7 +85,7 @@ def _run(options: argparse.Namespace) -> int:
 
         return doctor.doctor(options.root, as_json=options.json)
 
-    from . import listing, mounting, running
+    from . import listing, mounting
 
     match options.command:
         case "mount":
@@ -97,6 +97,8 @@ def _run(options: argparse.Namespace) -> int:
         case "providers":
             return listing.providers(as_json=options.json)
         case "run":
+            from . import running
+
             return running.run(options.provider, options.name, options.set, options.root)
     return mounting.command(options.root, options.command, options.container)
 

@@ -4,31 +4,39 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import signal
 import subprocess
 import sys
 from pathlib import Path
-
-import trio
+from typing import TYPE_CHECKING
 
 from ..consumer import tree
 from ..container.settings import ConfigurationError
 from ..core.errors import LdmError, NoSuchDevice, from_errno
-from ..supervisor.child import Child
-from ..supervisor.configuration import Configuration, read
-from ..supervisor.supervisor import Supervisor, describe_failures
 from ..supervisor.tree import clean, supervisor_of
 from .main import EXIT_FAILED, EXIT_USAGE, UsageError
+
+if TYPE_CHECKING:  # what a supervisor is made of is imported where one is run: the other commands need not wait for it
+    from ..supervisor.child import Child
+    from ..supervisor.configuration import Configuration
+    from ..supervisor.supervisor import Supervisor
 
 READY = "ready\n"
 
 
 def mount(root: Path | None, config: Path | None, *, background: bool, ready: int | None) -> int:
     """Run a supervisor in the foreground, or start one in the background and return when it is ready."""
+    from ..supervisor.configuration import read
+
     configuration = read(config)
     at = chosen_root(root, configuration)
     if background:
         return _in_background(at, config)
+    import trio
+
+    from ..supervisor.supervisor import Supervisor
+
     logging.basicConfig(format="ldmfs: %(message)s", level=logging.INFO, stream=sys.stderr)
     return trio.run(_supervise, Supervisor(configuration, at), ready)
 
@@ -43,6 +51,10 @@ def chosen_root(root: Path | None, configuration: Configuration | None = None) -
 
 
 async def _supervise(supervisor: Supervisor, ready: int | None) -> int:
+    import trio
+
+    from ..supervisor.supervisor import describe_failures
+
     status = 0
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
         async with trio.open_nursery() as nursery:
@@ -138,7 +150,7 @@ def umount(root: Path | None) -> int:
         signal.pidfd_send_signal(fd, signal.SIGTERM)
     except PermissionError:
         raise UsageError(f"{at}: the supervisor, process {pid}, is another user's") from None
-    trio.run(trio.lowlevel.wait_readable, fd)
+    select.select([fd], [], [])
     os.close(fd)
     return 0
 

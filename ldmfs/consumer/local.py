@@ -6,26 +6,31 @@ import os
 import threading
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any, TypeVar
-
-import trio
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..core.channel import refuse_cycle
 from ..core.device import Consumer, Execution, Kind, Peer
-from ..core.dispatch import Dispatch, cancelled_error
 from ..core.errors import LdmError, NotSupported
-from ..core.registry import Registry
 from ..core.request import Reply, Request
+
+if TYPE_CHECKING:
+    from ..core.dispatch import Dispatch
+    from ..core.registry import Registry
 
 T = TypeVar("T")
 
 
 class Here:
-    """The container of this process, for consumers in it."""
+    """The container of this process, for consumers in it.
+
+    What serves one is imported where it is used: scripts are no containers, and need not wait for it.
+    """
 
     current: Here | None = None
 
     def __init__(self, root: Path, registry: Registry, dispatch: Dispatch) -> None:
+        import trio
+
         self.root = root
         self.registry = registry
         self.dispatch = dispatch
@@ -53,6 +58,10 @@ class Here:
             request = consumer.device.bounded(request)
         if consumer.device.request_execution is Execution.INLINE:
             return self.dispatch.request_inline(consumer, request)
+        import trio
+
+        from ..core.dispatch import cancelled_error
+
         self._check_wait(consumer.device.request_execution)
         outcome: Reply | LdmError = cancelled_error(consumer)
         with trio.CancelScope() as scope:
@@ -63,6 +72,8 @@ class Here:
 
     async def close(self, consumer: Consumer) -> None:
         """Close a device; for a blocking caller on the loop's thread it goes on behind its back if it has to wait."""
+        import trio
+
         if self._must_not_wait and (consumer.cancels or consumer.device.close_execution is not Execution.INLINE):
             trio.lowlevel.spawn_system_task(self.dispatch.close, consumer)
             return
@@ -75,6 +86,8 @@ class Here:
         Raises `NotSupported` on the loop's own thread when the handler has to wait, since nobody could run it.
         """
         if not self.on_loop:
+            import trio
+
             return trio.from_thread.run(_awaiting, coroutine, trio_token=self.token)
         before, self._must_not_wait = self._must_not_wait, True
         try:

@@ -207,6 +207,23 @@ async def test_a_program_can_end_while_a_thread_of_it_waits_for_a_greeting(tmp_p
             await kill(process)
 
 
+# -- a script
+
+SCRIPT = """
+import sys, ldmfs
+with ldmfs.open_device("box/d", root=sys.argv[1]) as device:
+    ldmfs.send_request(device, b"x")
+    ldmfs.send_request(device, b"y", print)
+print("trio" in sys.modules)
+"""
+
+
+async def test_a_script_does_without_trio(tmp_path: Path) -> None:
+    async with served(tmp_path, d=Plain()) as box:
+        assert "False" in (await output(await program(SCRIPT, tmp_path))).splitlines()
+        await box.without_consumers()
+
+
 # -- the program's end
 
 ENDS = """
