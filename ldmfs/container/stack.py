@@ -9,8 +9,9 @@ behalf it is opened.  So the container that closes a cycle sees its own device i
 
 from __future__ import annotations
 
+import trio
+
 from ..consumer import aio
-from ..core.errors import LdmError
 from ..core.request import Reply, Request
 from .host import Container
 
@@ -27,6 +28,8 @@ class Lower:
         self._container = container
         self._upper = upper
         self._open: dict[int, aio.OpenDevice] = {}
+        self._opening: dict[int, trio.Lock] = {}
+        """By consumer: held by the request that opens the device anew; the others find it open."""
 
     async def open(self, consumer_id: int) -> None:
         """Open the lower device for a consumer of the upper one.
@@ -47,13 +50,23 @@ class Lower:
         """
         device = self._open.get(consumer_id)
         if device is None or device.lost:  # an earlier instance of this container had it open, or the provider ended
-            await self.close(consumer_id)
-            await self.open(consumer_id)
-            device = self._open[consumer_id]
+            device = await self._opened_anew(consumer_id)
         return await device.send(request)
+
+    async def _opened_anew(self, consumer_id: int) -> aio.OpenDevice:
+        async with self._opening.setdefault(consumer_id, trio.Lock()):
+            device = self._open.get(consumer_id)
+            if device is None or device.lost:
+                await self._close(consumer_id)
+                await self.open(consumer_id)
+            return self._open[consumer_id]
 
     async def close(self, consumer_id: int) -> None:
         """Close the lower device for a consumer of the upper one; nothing is done where it is not open."""
+        self._opening.pop(consumer_id, None)
+        await self._close(consumer_id)
+
+    async def _close(self, consumer_id: int) -> None:
         device = self._open.pop(consumer_id, None)
         if device is not None:
             await device.close()
@@ -65,11 +78,11 @@ class StackedDevice:
     lowers: tuple[Lower, ...] = ()
 
     async def open(self, consumer_id: int) -> None:
-        """Open each lower device; when one refuses, none stays open."""
+        """Open each lower device; when one refuses, or it is cancelled, none stays open."""
         try:
             for lower in self.lowers:
                 await lower.open(consumer_id)
-        except LdmError:
+        except BaseException:
             await self.close(consumer_id)
             raise
 

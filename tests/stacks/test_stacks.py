@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,8 @@ import ldmfs
 LARGE = 16 << 20
 
 MODES = pytest.mark.parametrize("blocks", [8, 0], ids=["arena", "inline"])
+
+LINE = ("x", "y", "a", "text")
 
 DEATHS = """\
 [text.text]
@@ -85,6 +88,45 @@ def test_the_graph_shows_who_consumes_whom(stacks: Tree) -> None:
             for each in json.loads((stacks.root / "system/graph").read_bytes())["relations"]
         }
         assert {("x/x", "y/y"), ("y/y", "a/a"), ("a/a", "text/upper")} <= relations
+
+
+def consumers(tree: Tree) -> list[object]:
+    """Return what the graph tells of consumers of the stacks' containers."""
+    graph = tree.containers()
+    return [each for name in LINE for device in graph[name]["devices"] for each in device["consumers"]]
+
+
+def test_the_graph_tells_of_each_consumer_of_three_stacked_containers(stacks: Tree) -> None:
+    wait_until(lambda: not consumers(stacks), what="the close of every file")
+    before = time.time()
+    with ldmfs.open_device("x/x", root=stacks.root) as device:
+        for _ in range(3):
+            ldmfs.send_request(device, b"hello")
+        with pytest.raises(ldmfs.InvalidRequest):
+            ldmfs.send_request(device, b"\xff")  # no text
+        graph = stacks.containers()
+        chain: list[str] = []
+        pid, container = os.getpid(), None
+        for name in LINE:
+            upper = "upper" if name == "text" else name
+            (told,) = (
+                each
+                for described in graph[name]["devices"]
+                if described["name"] == upper
+                for each in described["consumers"]
+                if each["chain"] == chain
+            )
+            assert (told["pid"], told["container"], told["uid"], told["path"]) == (
+                pid,
+                container,
+                os.geteuid(),
+                "channel",
+            )
+            assert (told["requests"], told["errors"], told["outstanding"]) == (4, 1, 0)
+            assert before - 1 <= told["since"] <= time.time() + 1
+            chain.append(f"{name}/{upper}")
+            pid, container = graph[name]["pid"], name
+    assert not consumers(stacks)
 
 
 def test_containers_that_use_each_other_do_not_wait_for_each_other(stacks: Tree) -> None:
