@@ -102,7 +102,7 @@ OTHERS = ""
 
 LONGEST_FIRST = [
     *(OTHERS, "stacks.sh", "conformance.py", "tree.sh", "loading.c", "shell.sh", "requests.c", "modules.sh"),
-    *("blocks.c", "messages.c", "deaths.c"),
+    *("blocks.c", "messages.c", "deaths.c", "faults.c"),
 ]
 """How long they take on Debian's kernel."""
 
