@@ -22,12 +22,12 @@ def file_name(name: str) -> str:
     return hashlib.blake2b(name.encode(), digest_size=16).hexdigest()
 
 
-def listen(path: Path, mode: int = 0o666) -> socket.socket:
+def listen(path: Path, mode: int = 0o666, kind: socket.SocketKind = socket.SocketKind.SOCK_SEQPACKET) -> socket.socket:
     """Return a socket that listens for consumers at `path`, in place of one that a killed process left there.
 
     Everyone may connect: what they may open is decided from their credentials and each device's mode.
     """
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listener = socket.socket(socket.AF_UNIX, kind)
     try:
         path.unlink(missing_ok=True)
         with address(path) as at:

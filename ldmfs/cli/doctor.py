@@ -58,7 +58,7 @@ def served_tree(root: Path, able: Abilities | None) -> Iterator[Check]:
             return
         yield from (container(each, root, able) for each in containers if each["name"] != "system")
     elif os.path.exists(tree.lock_file(root)):
-        yield Check("tree", LIMITED, f"{root}: its supervisor was killed", f"ldmfs umount --root {root}")
+        yield Check("tree", LIMITED, f"{root}: its supervisor was killed", f"ldmfs mount --root {root}")
         for file in sorted((tree.private(root) / "run").iterdir()):
             yield _left(file, root)
     else:
@@ -95,7 +95,7 @@ def _left(file: Path, root: Path) -> Check:
         ended = bool(select.select([fd], (), (), 0)[0])  # it may have ended, and nobody has waited for it
         os.close(fd)
     if ended:
-        return Check(name, MISSING, f"process {pid} is gone, consumers wait", f"ldmfs umount --root {root}")
+        return Check(name, MISSING, f"process {pid} is gone", f"ldmfs mount --root {root}")
     return Check(name, OK, f"process {pid}, without a supervisor")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import msgspec
 from ..container.settings import ConfigurationError, keys
 from ..kernel import sysfs
 from .main import UsageError
-from .mounting import chosen_root
+from .mounting import chosen_root, without_supervisor
 from .output import rows
 
 
@@ -22,16 +23,27 @@ def ls(root: Path | None, containers: list[str], *, as_json: bool) -> int:
     at = chosen_root(root)
     if not containers:
         graph = _graph(at)
-        records = [
-            {**container, "container": container["name"], "devices": len(container["devices"])} for container in graph
-        ]
-        if as_json:
-            records = graph
-        rows(("CONTAINER", "STATE", "PID", "DEVICES", "RESTARTS", "PROVIDERS", "REASON"), records, as_json=as_json)
+        titles = ("CONTAINER", "STATE", "PID", "STANDBY", "DEVICES", "RESTARTS", "PROVIDERS", "REASON")
+        rows(titles, graph if as_json else [_line(container) for container in graph], as_json=as_json)
+        if not as_json:
+            _print_logs(graph)
         return 0
     devices = [device for container in containers for device in _devices(at, container)]
     rows(("DEVICE", "KIND", "MODE", "CONSUMERS", "TAKES", "GIVES", "DESCRIPTION"), devices, as_json=as_json)
     return 0
+
+
+def _line(container: dict[str, Any]) -> dict[str, Any]:
+    reason = container["reason"].partition("\n")[0]
+    return {**container, "container": container["name"], "devices": len(container["devices"]), "reason": reason}
+
+
+def _print_logs(graph: list[dict[str, Any]]) -> None:
+    """Print the last lines of the log of each container that is not well."""
+    for container in graph:
+        reason, _, lines = container["reason"].partition("\n")
+        if lines:
+            print(f"\n{container['name']}: {reason}; its last lines:\n{lines}")
 
 
 def _graph(root: Path) -> list[dict[str, Any]]:
@@ -40,6 +52,8 @@ def _graph(root: Path) -> list[dict[str, Any]]:
     except FileNotFoundError:
         raise UsageError(f"{root}: no tree is mounted there; 'ldmfs mount --root {root}' mounts one") from None
     except OSError as error:
+        if error.errno == errno.ENOTCONN:
+            raise UsageError(without_supervisor(root)) from None
         raise UsageError(f"{root}/system/graph: {error.strerror}") from None
     containers: list[dict[str, Any]] = msgspec.json.decode(text)["containers"]
     return containers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import select
@@ -48,6 +49,11 @@ def chosen_root(root: Path | None, configuration: Configuration | None = None) -
     if configuration is not None and configuration.system.root and "LDMFS_ROOT" not in os.environ:
         return Path(configuration.system.root).absolute()
     return tree.default_root()
+
+
+def without_supervisor(root: Path) -> str:
+    """Return what is to be said of a tree whose supervisor was killed."""
+    return f"{root}: the supervisor was killed; containers go on, and 'ldmfs mount --root {root}' takes them over"
 
 
 async def _supervise(supervisor: Supervisor, ready: int | None) -> int:
@@ -170,7 +176,11 @@ def call(root: Path, device: str, message: bytes) -> bytes:
         if not (root / "system").exists():
             raise UsageError(f"{root}: no tree is mounted there; 'ldmfs mount --root {root}' mounts one") from None
         raise NoSuchDevice(f"there is no device {device}") from None
-    except PermissionError:
+    except OSError as error:
+        if error.errno == errno.ENOTCONN:
+            raise UsageError(without_supervisor(root)) from None
+        if not isinstance(error, PermissionError):
+            raise
         raise UsageError(f"{root / device}: you may not use this device; only its owner may") from None
     try:
         os.write(fd, message)
@@ -188,4 +198,4 @@ def _named(error: OSError, message: bytes) -> LdmError | ConfigurationError:
     what = message.decode(errors="replace").strip()
     if error.errno == 2:
         return ConfigurationError(f"{what}: there is no such container")
-    return from_errno(error.errno or 5, f"{what}: {error.strerror}; see system/containers for the reason")
+    return from_errno(error.errno or 5, f"{what}: {error.strerror}; 'ldmfs ls' tells the reason")

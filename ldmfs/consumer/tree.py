@@ -50,6 +50,16 @@ def log_file(root: Path, container: str) -> Path:
     return private(root) / "log" / container
 
 
+def adoption_socket(root: Path, container: str) -> Path:
+    """Return the socket at which a container's instance waits for a supervisor, once it has none."""
+    return private(root) / "adopt" / file_name(container)
+
+
+def standby_file(root: Path, container: str) -> Path:
+    """Return the file that has the process number of a container's standby."""
+    return private(root) / "standby" / container
+
+
 def pid_file(root: Path, container: str) -> Path:
     """Return the file that has the process number of a container's instance."""
     return private(root) / "run" / container

@@ -18,8 +18,8 @@ from ..consumer import tree
 from ..core.device import check_name
 from ..core.errors import LdmError
 from ..fuse.mount import Connection, MountError
-from ..fuse.session import relay_init
-from .control import MAX_JOIN, Describe, Description, Failed, Join, Link, Ready, Start, Stop, decode, encode
+from .adoption import Attendance
+from .control import Failed, Join, Link, Start
 from .host import Container
 from .process import hosting, serving
 from .provider import PlugIn, Provider, configure
@@ -46,20 +46,26 @@ def run_by_hand(provider: type[Provider], name: str, root: str | os.PathLike[str
 
 
 async def _run(container: Container, provider: Provider, root: Path) -> None:
-    joined = await _join(container.name, root)
+    attendance = await _join(container.name, root)
     async with hosting(container, [provider]):
-        session = _as_guest(container, *joined) if joined else _alone(container, root)
-        async with session, trio.open_nursery() as nursery:
+        session = _as_guest(container, *attendance) if attendance else _alone(container, root)
+        async with session as told_to_stop, trio.open_nursery() as nursery:
             for device in container.registry:
                 print(root / container.name / device.name, flush=True)
+
+            async def obey() -> None:
+                await told_to_stop.wait()
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(obey)
             with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
                 async for _ in signals:
                     break
             nursery.cancel_scope.cancel()
 
 
-async def _join(name: str, root: Path) -> tuple[socket.socket, int, int, int] | None:
-    """Ask the supervisor for a mount; return the control link and three descriptors, None when there is none."""
+async def _join(name: str, root: Path) -> tuple[Attendance, Start] | None:
+    """Ask the supervisor for a mount; return the link to it and what it says, None when there is none."""
     end = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         with address(tree.supervisor_socket(root)) as at:
@@ -67,45 +73,33 @@ async def _join(name: str, root: Path) -> tuple[socket.socket, int, int, int] | 
     except OSError:
         end.close()
         return None
-    end.send(encode(Join(name)))
-    data, fds, _, _ = socket.recv_fds(end, MAX_JOIN, 3)
-    answer = decode(data) if data else Failed("the supervisor went away")
+    attendance = Attendance(Link(end))
+    await attendance.tell(Join(name))
+    answer = await attendance.receive() or Failed("the supervisor went away")
     if isinstance(answer, Failed):
-        end.close()
+        await attendance.aclose()
         raise ConfigurationError(answer.reason)
     assert isinstance(answer, Start)
-    for fd in fds:
-        os.set_inheritable(fd, False)
-    return end, fds[0], fds[1], fds[2]
+    return attendance, answer
 
 
 @contextlib.asynccontextmanager
-async def _as_guest(
-    container: Container, end: socket.socket, init_fd: int, fuse_fd: int, listener_fd: int
-) -> AsyncIterator[None]:
-    link = Link(end)
-    listener = socket.socket(fileno=listener_fd)
-    async with serving(container, init_fd, fuse_fd, listener), trio.open_nursery() as nursery:
-
-        async def obey() -> None:
-            async for message in link:
-                if isinstance(message, Describe):
-                    with contextlib.suppress(trio.BrokenResourceError):
-                        await link.send(Description(message.number, container.registry.describe()))
-                elif isinstance(message, Stop):
-                    os.kill(os.getpid(), signal.SIGTERM)
-
-        await link.send(Ready())
-        nursery.start_soon(obey)
+async def _as_guest(container: Container, attendance: Attendance, start: Start) -> AsyncIterator[trio.Event]:
+    fds = attendance.keep(start)
+    connection = Connection(Path(start.root) / start.name, fds.connection, start.init)
+    listener = socket.socket(fileno=fds.channel)
+    async with serving(container, connection, fds.device, listener), trio.open_nursery() as nursery:
+        await attendance.ready()
+        nursery.start_soon(attendance.attend, container)
         try:
-            yield
+            yield attendance.stopping
         finally:
             nursery.cancel_scope.cancel()
-    await link.aclose()
+    await attendance.aclose()
 
 
 @contextlib.asynccontextmanager
-async def _alone(container: Container, root: Path) -> AsyncIterator[None]:
+async def _alone(container: Container, root: Path) -> AsyncIterator[trio.Event]:
     path, channel = root / container.name, tree.channel_socket(root, container.name)
     made = [directory for directory in (path, channel.parent, *channel.parents) if not directory.exists()]
     try:
@@ -115,17 +109,10 @@ async def _alone(container: Container, root: Path) -> AsyncIterator[None]:
     except OSError as error:
         raise ConfigurationError(f"{path}: {error.strerror}; choose another root with --root") from None
     connection = await trio.to_thread.run_sync(Connection.mount, path)
-    ours, theirs, clone = connection.instance()
     try:
-        async with (
-            serving(container, theirs.detach(), clone, listener),
-            trio.open_nursery() as nursery,
-        ):
-            nursery.start_soon(relay_init, connection, ours)
-            yield
-            nursery.cancel_scope.cancel()
+        async with serving(container, connection, connection.device(), listener):
+            yield trio.Event()
     finally:
-        ours.close()
         listener.close()
         channel.unlink(missing_ok=True)
         with trio.CancelScope(shield=True):

@@ -1,14 +1,26 @@
-"""The control link between the supervisor and a container: JSON messages, a line each, over a socket pair.
+"""The control link between the supervisor and a container: JSON messages, a line each, over a stream socket.
 
 It carries the container's life and what the graph tells, never a request.  The supervisor's end may vanish at any
-time: a container that has started goes on without it.
+time: a container that has started goes on without it, and is adopted by the next one (`container.adoption`).
+
+    supervisor                container
+    Prepare                   its plug-ins are imported, and it waits        Prepared, or Failed
+    Start, with descriptors   it becomes the instance that serves            Ready, or Failed
+    Describe                                                                 Description
+    HandOver                  it ends, and its open files are for the next   HandedOver
+    Stop                      it ends, in order
+
+By hand, the container begins, with Join.  To a supervisor that adopts it, it says Kept first, with descriptors.
 """
 
 from __future__ import annotations
 
+import array
+import logging
+import os
 import socket
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 import trio
@@ -16,12 +28,41 @@ import trio
 from ..fuse.unanswered import NOTHING, Unanswered
 from .provider import PlugIn
 
+log = logging.getLogger("ldmfs.control")
+
 MAX_LINE = 64 << 20
 """The longest message in bytes: a description of some hundred thousand consumers."""
 
+MAX_FDS = 8
+"""Room for descriptors that come with a message."""
 
-MAX_JOIN = 4096
-"""The longest first message of a container that is run by hand."""
+PART = 1 << 16
+
+_RIGHTS_ROOM = socket.CMSG_SPACE(MAX_FDS * array.array("i").itemsize)
+
+
+class StartFds(NamedTuple):
+    """The descriptors that come with `Start`, in this order."""
+
+    connection: int
+    """The FUSE connection's own, from which nothing is read: it is kept."""
+    device: int
+    """That on which the instance serves."""
+    channel: int
+    """The listening socket of the direct channel."""
+    adoption: int
+    """The listening socket at which the instance waits for a supervisor, once it has none."""
+    state: int = -1
+    """The state area; a container that is run by hand has none."""
+
+
+class KeptFds(NamedTuple):
+    """The descriptors that come with `Kept`, in this order; as those of `StartFds`."""
+
+    connection: int
+    device: int
+    channel: int
+    state: int = -1
 
 
 class Join(msgspec.Struct, tag="join", frozen=True):
@@ -30,15 +71,35 @@ class Join(msgspec.Struct, tag="join", frozen=True):
     name: str
 
 
+class Prepare(msgspec.Struct, tag="prepare", frozen=True):
+    """Import these plug-ins and wait for `Start`: the process is a standby."""
+
+    name: str
+    plug_ins: tuple[PlugIn, ...]
+
+
 class Start(msgspec.Struct, tag="start", frozen=True):
-    """What a new container process is to be.  The first message."""
+    """What a new instance is to be.  With it come the descriptors of `StartFds`.
+
+    An instance keeps it for a supervisor that adopts it.
+    """
 
     name: str
     root: str
     plug_ins: tuple[PlugIn, ...]
+    init: bytes = b""
+    """The INIT request of the FUSE connection."""
     first_consumer_id: int = 1
     reissue: bool = False
+    """What it leaves unanswered is for the next instance."""
     unanswered: Unanswered = NOTHING
+    """What is known of the last requests of those before it."""
+    by_hand: bool = False
+    restarts: int = 0
+    options: dict[str, Any] = {}
+    """What the configuration says of the container, for the supervisor alone."""
+    log_begin: int = 0
+    """Where in the log its lines begin."""
 
 
 class Stop(msgspec.Struct, tag="stop", frozen=True):
@@ -57,8 +118,14 @@ class Describe(msgspec.Struct, tag="describe", frozen=True):
     number: int
 
 
+class Prepared(msgspec.Struct, tag="prepared", frozen=True):
+    """The standby's plug-ins are imported."""
+
+
 class Ready(msgspec.Struct, tag="ready", frozen=True):
-    """The container's devices are there and it serves them."""
+    """The container's devices are there and it serves them, since some time, in seconds since 1970."""
+
+    since: float
 
 
 class HandedOver(msgspec.Struct, tag="handed over", frozen=True):
@@ -72,6 +139,16 @@ class Failed(msgspec.Struct, tag="failed", frozen=True):
     usage: bool = False
 
 
+class Kept(msgspec.Struct, tag="kept", frozen=True):
+    """What an instance has kept for a supervisor that adopts it.  With it come the descriptors of `KeptFds`."""
+
+    start: Start
+    pid: int
+    ready: bool
+    since: float
+    """When it was ready, in seconds since 1970."""
+
+
 class Description(msgspec.Struct, tag="description", frozen=True):
     """`Registry.describe` of the container."""
 
@@ -79,7 +156,9 @@ class Description(msgspec.Struct, tag="description", frozen=True):
     data: dict[str, Any]
 
 
-Message = Join | Start | Stop | HandOver | Describe | Ready | HandedOver | Failed | Description
+Message = (
+    Join | Prepare | Start | Stop | HandOver | Describe | Prepared | Ready | HandedOver | Failed | Kept | Description
+)
 
 decode = msgspec.json.Decoder[Message](Message).decode
 
@@ -93,28 +172,90 @@ class Link:
     """One end of a control link."""
 
     def __init__(self, end: socket.socket) -> None:
+        self._end = end
         self._stream = trio.SocketStream(trio.socket.from_stdlib_socket(end))
         self._lock = trio.Lock()
+        self._buffer = bytearray()
+        self._searched = 0
+        self._fds: list[int] = []
 
-    async def send(self, message: Message) -> None:
-        """Send a message; raises `trio.BrokenResourceError` when the other end is gone."""
+    async def send(self, message: Message, fds: Sequence[int] = ()) -> None:
+        """Send a message, with descriptors that stay the caller's.
+
+        Raises `trio.BrokenResourceError` when the other end is gone.
+        """
+        data = memoryview(encode(message))
         async with self._lock:
-            await self._stream.send_all(encode(message))
+            if fds:
+                rights = socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds)
+                try:
+                    data = data[await self._stream.socket.sendmsg([data], [rights]) :]
+                except OSError as error:
+                    raise trio.BrokenResourceError from error
+            await self._stream.send_all(data)
 
-    async def __aiter__(self) -> AsyncIterator[Message]:
-        """Yield what the other end sends, until it is gone."""
-        buffer = bytearray()
+    async def receive(self) -> Message | None:
+        """Return what the other end sends next, None when it is gone.  Cancelled, nothing is lost."""
         try:
-            async for part in self._stream:
-                buffer += part
-                while (end := buffer.find(b"\n")) >= 0:
-                    line, buffer = bytes(buffer[:end]), buffer[end + 1 :]
-                    yield decode(line)
-                if len(buffer) > MAX_LINE:
-                    return
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            return
+            while (message := self._taken()) is None and len(self._buffer) <= MAX_LINE:
+                part = await self._stream.socket.recvmsg(PART, _RIGHTS_ROOM, socket.MSG_CMSG_CLOEXEC)
+                if not self._arrived(part[0], part[1]):
+                    return None
+        except (OSError, trio.ClosedResourceError):
+            return None
+        return message
+
+    def __aiter__(self) -> Link:
+        return self
+
+    async def __anext__(self) -> Message:
+        if (message := await self.receive()) is None:
+            raise StopAsyncIteration
+        return message
+
+    def rest(self) -> Iterator[Message]:
+        """Yield what the other end, which is gone, had sent."""
+        more = True
+        while more:
+            while message := self._taken():
+                yield message
+            try:
+                part = self._end.recvmsg(PART, _RIGHTS_ROOM, socket.MSG_CMSG_CLOEXEC)
+                more = self._arrived(part[0], part[1])
+            except OSError:
+                more = False
+
+    def take_fds(self) -> list[int]:
+        """Return the descriptors that came with the last message that had any; they are the caller's from here on."""
+        fds, self._fds = self._fds, []
+        return fds
+
+    def _taken(self) -> Message | None:
+        """Return the first message of the buffer, None where there is no whole one."""
+        while (end := self._buffer.find(b"\n", self._searched)) >= 0:
+            line = bytes(self._buffer[:end])
+            del self._buffer[: end + 1]
+            self._searched = 0
+            try:
+                message: Message = decode(line)
+                return message
+            except msgspec.DecodeError as error:  # the other end may be of another version
+                log.warning("a message of the control link is not understood, and is ignored: %s", error)
+        self._searched = len(self._buffer)
+        return None
+
+    def _arrived(self, data: bytes, ancillary: list[tuple[int, int, bytes]]) -> bool:
+        """Note a part of a message; tell whether more may come."""
+        for level, type, content in ancillary:
+            if (level, type) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                fds = array.array("i")
+                fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
+                self._fds.extend(fds)
+        self._buffer += data
+        return bool(data)
 
     async def aclose(self) -> None:
-        """Close this end."""
+        """Close this end, and the descriptors that nobody has taken."""
+        for fd in self.take_fds():
+            os.close(fd)
         await self._stream.aclose()

@@ -1,8 +1,7 @@
 """A container's process: under a supervisor, or by hand.
 
-Under a supervisor (`python -m ldmfs.container.process`) it is given five descriptors, of which the last three outlive
-it: the control link, the socket from which INIT is replayed, its descriptor of the FUSE connection, the listening
-socket of the direct channel, and the state area.
+Under a supervisor (`python -m ldmfs.container.process`) it is given one descriptor, the control link.  What it is to be
+comes by that, with the descriptors that outlive it: at once, or when it has waited as a standby.
 """
 
 from __future__ import annotations
@@ -22,10 +21,12 @@ import trio
 from ..channel import server as channel_server
 from ..consumer.local import Here
 from ..fuse import handover
+from ..fuse.mount import Connection
 from ..fuse.operations import Operations
 from ..fuse.session import serve
 from ..fuse.unanswered import NOTHING, Unanswered
-from .control import Describe, Description, Failed, HandedOver, HandOver, Link, Ready, Start, Stop
+from .adoption import Attendance
+from .control import Failed, HandedOver, Link, Prepare, Prepared, Start
 from .host import Container
 from .provider import PlugIn, Provider, configure, load
 from .settings import ConfigurationError
@@ -79,11 +80,15 @@ class Service:
 
 
 @contextlib.asynccontextmanager
-async def serving(container: Container, init_fd: int, fuse_fd: int, listener: socket.socket) -> AsyncIterator[Service]:
+async def serving(
+    container: Container, connection: Connection, device: int, listener: socket.socket
+) -> AsyncIterator[Service]:
     """Serve a container on both of its paths, the files and the direct channel, while the context is open."""
     files = container.area.files
     async with (
-        serve(container.registry, container.dispatch, init_fd, fuse_fd, files, reissue=container.reissue) as operations,
+        serve(
+            container.registry, container.dispatch, connection, device, files, reissue=container.reissue
+        ) as operations,
         trio.open_nursery() as nursery,
     ):
         nursery.start_soon(channel_server.serve, listener, container.registry, container.dispatch)
@@ -98,67 +103,72 @@ async def _settled(value: object) -> None:
         await value
 
 
-class Supervised:
-    """The life of a container's process under a supervisor."""
+async def supervised(link: Link) -> int:
+    """Live as a process of a supervisor, first as a standby where it says so; return the exit status."""
+    attendance = Attendance(link)
+    try:
+        message = await attendance.receive()
+        if isinstance(message, Prepare):
+            _log_as(message.name)
+            for plug_in in message.plug_ins:
+                load(plug_in.target, plug_in.where)
+            await attendance.tell(Prepared())
+            message = await attendance.receive()
+        if not isinstance(message, Start):
+            return 1  # the supervisor is gone, or has no use for this process
+        _log_as(message.name)
+        await _serve(message, attendance)
+    except Exception as error:
+        usage = isinstance(error, ConfigurationError)
+        if not usage:
+            log.exception("the container ends")
+        await attendance.tell(Failed(_one_line(error), usage))
+        return 1
+    return 0
 
-    def __init__(self, link: Link, init_fd: int, fuse_fd: int, listener: socket.socket, shared: SharedState) -> None:
-        self.link = link
-        self.shared = shared
-        self.init_fd = init_fd
-        self.fuse_fd = fuse_fd
-        self.listener = listener
 
-    async def run(self) -> int:
-        """Serve until told to stop; return the process's exit status."""
-        messages = aiter(self.link)
-        start = await anext(messages, None)
-        if not isinstance(start, Start):
-            return 1
-        logging.basicConfig(format=f"{start.name}: %(levelname)s: %(message)s", level=logging.INFO, stream=sys.stderr)
-        try:
-            container = Container(
-                start.name, start.first_consumer_id, Path(start.root), self.shared, reissue=start.reissue
-            )
-            providers = [
-                configure(load(plug_in.target, plug_in.where), container, plug_in) for plug_in in start.plug_ins
-            ]
-            async with (
-                hosting(container, providers, start.unanswered),
-                serving(container, self.init_fd, self.fuse_fd, self.listener) as service,
-            ):
-                await self.link.send(Ready())
-                await self._obey(messages, container, service)
-            if container.handed_over:
-                await self.link.send(HandedOver())
-        except Exception as error:
-            usage = isinstance(error, ConfigurationError)
-            if not usage:
-                log.exception("container %s ends", start.name)
-            with contextlib.suppress(trio.BrokenResourceError):
-                await self.link.send(Failed(_one_line(error), usage))
-            return 1
-        return 0
+async def _serve(start: Start, attendance: Attendance) -> None:
+    """Host and serve what `start` says until told to stop."""
+    fds = attendance.keep(start)
+    root = Path(start.root)
+    container = Container(start.name, start.first_consumer_id, root, SharedState(fds.state), reissue=start.reissue)
+    providers = [configure(load(plug_in.target, plug_in.where), container, plug_in) for plug_in in start.plug_ins]
+    connection = Connection(root / start.name, fds.connection, start.init)
+    listener = socket.socket(fileno=fds.channel)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(attendance.attend, container)
+        async with (
+            hosting(container, providers, start.unanswered),
+            serving(container, connection, fds.device, listener) as service,
+        ):
+            await attendance.ready()
+            await _told_to_end(attendance, service)
+        if container.handed_over:
+            await attendance.tell(HandedOver())
+        nursery.cancel_scope.cancel()
 
-    async def _obey(self, messages: AsyncIterator[object], container: Container, service: Service) -> None:
-        async with trio.open_nursery() as nursery:
 
-            async def hand_over(seconds: float) -> None:
-                await service.hand_over(seconds)
-                nursery.cancel_scope.cancel()
+async def _told_to_end(attendance: Attendance, service: Service) -> None:
+    """Wait for `Stop` or SIGTERM, or for `HandOver` and hand over."""
+    async with trio.open_nursery() as nursery:
 
-            async def listen() -> None:
-                async for message in messages:
-                    if isinstance(message, Describe):
-                        with contextlib.suppress(trio.BrokenResourceError):
-                            await self.link.send(Description(message.number, container.registry.describe()))
-                    elif isinstance(message, Stop):
-                        nursery.cancel_scope.cancel()
-                    elif isinstance(message, HandOver):
-                        nursery.start_soon(hand_over, message.seconds)
-
-            nursery.start_soon(listen)
-            await terminated()
+        async def stop() -> None:
+            await attendance.stopping.wait()
             nursery.cancel_scope.cancel()
+
+        async def hand_over() -> None:
+            await attendance.handing_over.wait()
+            await service.hand_over(attendance.seconds)
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(stop)
+        nursery.start_soon(hand_over)
+        await terminated()
+        nursery.cancel_scope.cancel()
+
+
+def _log_as(name: str) -> None:
+    logging.basicConfig(format=f"{name}: %(levelname)s: %(message)s", level=logging.INFO, stream=sys.stderr)
 
 
 async def terminated() -> None:
@@ -177,20 +187,15 @@ def _one_line(error: BaseException) -> str:
 
 
 def main() -> int:
-    """Run a container whose descriptors stand in the arguments."""
+    """Run a container whose control link is the descriptor that stands in the arguments."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the supervisor, which then stops its containers
     logging.raiseExceptions = False
-    return trio.run(_supervised, [int(argument) for argument in sys.argv[1:6]])
+    return trio.run(_on_link, int(sys.argv[1]))
 
 
-async def _supervised(fds: list[int]) -> int:
-    for fd in fds:
-        os.set_inheritable(fd, False)
-    control_fd, init_fd, fuse_fd, listener_fd, state_fd = fds
-    link = Link(socket.socket(fileno=control_fd))
-    shared = SharedState(state_fd)
-    os.close(state_fd)
-    return await Supervised(link, init_fd, fuse_fd, socket.socket(fileno=listener_fd), shared).run()
+async def _on_link(fd: int) -> int:
+    os.set_inheritable(fd, False)
+    return await supervised(Link(socket.socket(fileno=fd)))
 
 
 def run(provider: type[Provider], name: str | None = None, root: str | os.PathLike[str] | None = None) -> None:

@@ -1,7 +1,7 @@
 """Mounts and the descriptors behind them: `mount(2)` as root, `fusermount3` as an ordinary user.
 
-The process that mounts owns the connection.  It reads the kernel's INIT request and keeps it, so that the session of
-any process can be started on it later: see `Connection.instance`.
+The process that mounts reads the kernel's INIT request and keeps it, so that the session of any process can be started
+on the connection later: see `session.serve`.
 """
 
 from __future__ import annotations
@@ -54,13 +54,12 @@ class MountPoint(NamedTuple):
 
 
 class Connection:
-    """A FUSE mount that this process owns."""
+    """A FUSE mount: its own descriptor, and the INIT request that was read from it."""
 
     def __init__(self, path: Path, fd: int, init: bytes) -> None:
         self.path = path
         self.fd = fd
         self.init = init
-        self.answered = False
 
     @classmethod
     def mount(cls, path: Path) -> Connection:
@@ -70,21 +69,22 @@ class Connection:
         os.set_blocking(fd, False)  # a request that is there when polled may be gone when read
         return cls(path, fd, init)
 
-    def instance(self, *, reissue: bool = False) -> tuple[socket.socket, socket.socket, int]:
-        """Return what a new instance is started with: our end and its end of a socket pair, and a descriptor.
+    def device(self, *, reissue: bool = False) -> int:
+        """Return a new descriptor of the connection for an instance to serve on.
 
-        INIT is on its way through the pair; `answer` takes what comes back.  The descriptor is a clone, so that the
-        kernel ends what the instance had read and not answered, with ECONNABORTED, at the moment the instance dies.
-        With `reissue` it is the connection's own, and the kernel keeps these requests: see `resend`.
+        It is a clone, so that the kernel ends what the instance had read and not answered, with ECONNABORTED, at the
+        moment the instance dies.  With `reissue` it is the connection's own, and the kernel keeps these requests: see
+        `resend`.
         """
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         if reissue:
-            fd = os.dup(self.fd)
-        else:
-            fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+            return os.dup(self.fd)
+        fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+        try:
             fcntl.ioctl(fd, FUSE_DEV_IOC_CLONE, array.array("I", [self.fd]))
-        ours.send(self.init)
-        return ours, theirs, fd
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
 
     @property
     def can_resend(self) -> bool:
@@ -93,15 +93,19 @@ class Connection:
         return bool((flags2 << 32 | flags) & FUSE_HAS_RESEND)
 
     def resend(self) -> None:
-        """Have the kernel hand out again what was read and not answered, to whoever reads next."""
-        if self.answered:  # INIT is not to be handed out by the kernel, but by us
-            os.write(self.fd, RESEND)
+        """Have the kernel hand out again what was read and not answered, to whoever reads next.
+
+        Once INIT has been answered: that is not to be handed out by the kernel.
+        """
+        os.write(self.fd, RESEND)
 
     def answer(self, reply: bytes) -> None:
-        """Hand the first instance's answer to INIT to the kernel; the kernel has no use for those of later ones."""
-        if not self.answered:
+        """Hand an instance's answer to INIT to the kernel.
+
+        That of the first instance is taken.  The kernel no longer knows the request when later ones answer it.
+        """
+        with contextlib.suppress(FileNotFoundError):
             os.write(self.fd, reply)
-            self.answered = True
 
     def unmount(self) -> None:
         """Take the mount away and end the connection: open files give ENOTCONN from here on."""

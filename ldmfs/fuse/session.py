@@ -28,41 +28,49 @@ SETTLE_SECONDS = 1.0
 async def serve(
     registry: Registry,
     dispatch: Dispatch,
-    fd: int,
-    take_over: int | None = None,
+    connection: Connection,
+    device: int,
     files: Store | None = None,
     *,
     reissue: bool = False,
 ) -> AsyncIterator[Operations]:
-    """Serve a container's directory on the FUSE descriptor `fd` while the context is open.
+    """Serve a container's directory on `device`, a descriptor of `connection`, while the context is open.
 
-    With `take_over`, `fd` is one end of a socket pair from which INIT is replayed, and `take_over` the descriptor of
-    the kernel, which takes its place once that is answered.  Both belong to the session from here on.  In `files`
-    an instance leaves to the next one what its open files hold: when it hands over, and with `reissue` all the time
-    what was asked.  Consumers that are in the registry have their files open from an earlier instance.  The context's
-    body is cancelled when the kernel ends the connection (an unmount, an abort).  pyfuse3's session is global, so
-    there is one at a time in a process.
+    The session starts on one end of a socket pair, from which INIT is replayed; then `device`, which belongs to it from
+    here on, takes the place of that.  In `files` an instance leaves to the next one what its open files hold: when it
+    hands over, and with `reissue` all the time what was asked.  Consumers that are in the registry have their files
+    open from an earlier instance.  The context's body is cancelled when the kernel ends the connection (an unmount, an
+    abort).  pyfuse3's session is global, so there is one at a time in a process.
     """
     initialised = trio.Event()
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+    def on_init() -> None:
+        connection.answer(ours.recv(INIT_BYTES))
+        initialised.set()
+
     polls: Polls | None = None
-    reader = lean.install(take_over, initialised.set)
+    reader = lean.install(device, on_init)
     try:
-        async with trio.open_nursery() as nursery:
-            operations = Operations(registry, dispatch, nursery, files, reissue=reissue)
-            operations.stop_reading = reader.stop
-            pyfuse3.init(operations, f"/dev/fd/{fd}", set())
-            try:
-                nursery.start_soon(_main, nursery.cancel_scope)
-                if take_over is not None:
+        with ours, theirs:
+            ours.setblocking(False)
+            ours.send(connection.init)
+            async with trio.open_nursery() as nursery:
+                operations = Operations(registry, dispatch, nursery, files, reissue=reissue)
+                operations.stop_reading = reader.stop
+                fd = theirs.detach()
+                pyfuse3.init(operations, f"/dev/fd/{fd}", set())
+                try:
+                    nursery.start_soon(_main, nursery.cancel_scope)
                     await initialised.wait()
-                polls = Polls(fd)
-                operations.wake_waiters(polls)
-                yield operations
-            finally:
-                operations.detach()
-                with trio.move_on_after(SETTLE_SECONDS, shield=True):
-                    await operations.settle()
-                nursery.cancel_scope.cancel()
+                    polls = Polls(fd)
+                    operations.wake_waiters(polls)
+                    yield operations
+                finally:
+                    operations.detach()
+                    with trio.move_on_after(SETTLE_SECONDS, shield=True):
+                        await operations.settle()
+                    nursery.cancel_scope.cancel()
     finally:
         if polls is not None:
             polls.close()
@@ -73,15 +81,3 @@ async def serve(
 async def _main(scope: trio.CancelScope) -> None:
     await pyfuse3.main(1, MAX_TASKS)
     scope.cancel()
-
-
-async def relay_init(connection: Connection, ours: socket.socket) -> None:
-    """Take the answer of an instance to the replayed INIT from our end of its socket pair.
-
-    There is none from an instance that ends before.
-    """
-    end = trio.socket.from_stdlib_socket(ours)
-    with contextlib.suppress(ConnectionResetError):
-        reply = await end.recv(INIT_BYTES)
-        if reply:
-            connection.answer(reply)

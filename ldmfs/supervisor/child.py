@@ -1,4 +1,4 @@
-"""One container as the supervisor sees it: its mount, its instances one after the other, why the last one ended.
+"""One container as the supervisor sees it: its endpoint, its instances one after the other, why the last one ended.
 
     state        until
     starting     the instance says that it is ready
@@ -12,44 +12,27 @@ The mount belongs to the supervisor, so consumers wait, and do not fail, while a
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import logging
-import os
-import signal
-import socket
-import subprocess
-import sys
 import time
-from collections import deque
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import trio
 
-from ..channel.address import listen
 from ..consumer import tree
-from ..container import state
-from ..container.control import Link, Start
-from ..core.state import Sizes
-from ..fuse.mount import Connection, MountError
-from ..fuse.session import relay_init
-from ..fuse.unanswered import NOTHING, take_back
-from .configuration import ContainerConfiguration, SystemOptions
-from .conversation import Conversation
-from .tree import CONTAINER_MODULE, Tree
+from ..container.control import Start
+from ..fuse.mount import MountError
+from ..fuse.unanswered import NOTHING
+from .backoff import Backoff
+from .configuration import ContainerConfiguration, SystemOptions, is_changed
+from .endpoint import Endpoint
+from .instance import Instance, any_of
+from .leftover import Adopted
+from .log import Log
+from .standby import Standby
+from .tree import Tree
 
 log = logging.getLogger("ldmfs.supervisor")
-
-FIRST_PAUSE = 0.1
-"""Seconds before the second new start after crashes in a row, which double with each further one; the first is at once.
-"""
-
-LOG_LINES = 10
-"""Lines of a container's output that tell why it ended."""
-
-MAX_LOG = 1 << 20
-"""Bytes of a container's log file, beyond which it is begun anew at the next start."""
 
 CONSUMER_IDS = 1 << 32
 """Consumer ids that one instance may use up; each begins where no earlier one can have come to."""
@@ -66,46 +49,66 @@ class Child:
         self.since = time.time()
         self.restarts = 0
         self.reason = ""
+        self.note = ""
+        """What is to be said of it while it runs."""
         self.usage = False
         self.settled = trio.Event()
         """Set when the first start has come to an end, good or bad."""
         self._system = system
         self._tree = at
-        self._connection: Connection | None = None
-        self._listener: socket.socket | None = None
-        self._state_fd = -1
+        self._log = Log(at.root, configuration.name)
+        self._endpoint: Endpoint | None = None
+        self._standby: Standby | None = None
+        self._instance: Instance | None = None
+        self._last: Start | None = None
+        """What the instance was started with, or the one before it."""
+        self._has_run = False
         self._unanswered = NOTHING
-        self._conversation: Conversation | None = None
-        self._instances = itertools.count()
-        self._crashes: deque[float] = deque()
+        self._backoff = Backoff(configuration.options)
         self._scope = trio.CancelScope()
         self._ended = trio.Event()
 
     def reopen(self) -> None:
         """Make `run` possible once more, after it has ended."""
         self.settled, self._ended, self._scope = trio.Event(), trio.Event(), trio.CancelScope()
-        self._crashes.clear()
-        self.reason, self.usage = "", False
+        self._backoff = Backoff(self.configuration.options)
+        self._last, self._has_run, self._unanswered = None, False, NOTHING
+        self.reason, self.note, self.usage = "", "", False
         self._set("starting")
 
-    async def run(self) -> None:
-        """Mount, and keep an instance running until `stop`, or until the container is failed."""
+    def postpone(self, reason: str) -> None:
+        """Let this container not be started, until `reopen`."""
+        self._fail(reason)
+        self.settled.set()
+        self._ended.set()
+
+    def compare(self, start: Start) -> None:
+        """Note whether an instance that was started with `start` is what the configuration asks for."""
+        if is_changed(self.configuration, start):
+            self.note = f"its configuration has changed; 'ldmfs restart {self.name}' lets it take effect"
+            log.warning("container %s goes on as it is: %s", self.name, self.note)
+
+    async def run(self, adopted: Adopted | None = None) -> None:
+        """Mount, and keep an instance running until `stop`, or until the container is failed.
+
+        With `adopted` there is an instance and a mount already.
+        """
         try:
             with self._scope:
                 try:
-                    self._connection = await trio.to_thread.run_sync(
-                        Connection.mount, self._tree.mount_point(self.name)
-                    )
-                    self._listener = listen(tree.channel_socket(self._tree.root, self.name))
-                    self._state_fd = state.create(Sizes(capacity=self.configuration.options.state_size))
-                    await self._keep_running(self._connection)
+                    self._endpoint = await self._open(adopted)
                 except (MountError, OSError, ValueError) as error:
                     self._fail(str(error))
+                else:
+                    async with trio.open_nursery() as nursery:
+                        await self._keep_running(self._endpoint, nursery, adopted)
+                        nursery.cancel_scope.cancel()
             if self._scope.cancelled_caught:
                 self._set("stopped")
         finally:
-            with trio.CancelScope(shield=True):
-                await self._take_down()
+            if self._endpoint is not None:
+                endpoint, self._endpoint = self._endpoint, None
+                await endpoint.close()
             self.settled.set()
             self._ended.set()
 
@@ -121,7 +124,7 @@ class Child:
 
     async def describe(self) -> dict[str, Any] | None:
         """Return `Registry.describe` of the instance, None when it does not answer."""
-        return await self._conversation.describe() if self._conversation else None
+        return await self._instance.describe() if self._instance else None
 
     def status(self) -> dict[str, Any]:
         """Return what `containers` and the graph tell of the container itself."""
@@ -129,133 +132,138 @@ class Child:
             "name": self.name,
             "state": self.state,
             "pid": self.pid,
+            "standby": self._standby.pid if self._standby else None,
             "since": self.since,
             "restarts": self.restarts,
-            "reason": self.reason if self.state != "running" else "",
+            "reason": self.reason if self.state != "running" else self._remark(),
+            "on_crash": self.configuration.options.on_crash,
             "providers": [plug_in.name for plug_in in self.configuration.plug_ins],
         }
 
+    def _remark(self) -> str:
+        """Return what is to be said of the container while it runs."""
+        standby = f"standby: {self._standby.reason}" if self._standby and self._standby.reason else ""
+        return "; ".join(filter(None, (self.note, standby)))
+
     # -- instances
 
-    async def _keep_running(self, connection: Connection) -> None:
-        while True:
-            await self._run_instance(connection)
-            if self.usage or not self.configuration.options.restart or not self.settled.is_set():
-                return self._fail(self.reason)
-            now = trio.current_time()
-            self._crashes.append(now)
-            options = self.configuration.options
-            while now - self._crashes[0] > options.crash_window:
-                self._crashes.popleft()
-            if len(self._crashes) >= options.max_crashes:
-                return self._fail(f"{len(self._crashes)} crashes in {options.crash_window:g} s; {self.reason}")
-            self._set("waiting")
-            if len(self._crashes) > 1:
-                await trio.sleep(min(FIRST_PAUSE * 2 ** min(len(self._crashes) - 2, 20), options.max_pause))
-            self.restarts += 1
+    async def _open(self, adopted: Adopted | None) -> Endpoint:
+        if adopted is None:
+            return await Endpoint.open(self._tree, self.name, self.configuration.options.state_size)
+        self._last = adopted.kept.start
+        self.restarts = self._last.restarts
+        self._unanswered = NOTHING if adopted.kept.ready else self._last.unanswered
+        self._has_run = adopted.kept.ready or self._last.first_consumer_id > CONSUMER_IDS
+        return Endpoint.adopted(self._tree, self._last, adopted.fds)
 
-    async def _run_instance(self, connection: Connection) -> None:
-        """Run one instance to its end, and leave in `reason` why it ended."""
-        self._set("starting")
-        ours, theirs = socket.socketpair()
-        reissue = self._reissues(connection)
-        init, instance_init, fuse_fd = connection.instance(reissue=reissue)
-        assert self._listener is not None
-        with theirs, instance_init:
-            fds = theirs.fileno(), instance_init.fileno(), fuse_fd, self._listener.fileno(), self._state_fd
-            process, log_begin = self._spawn(*fds)
-        self.pid = process.pid
-        self._note_pid(process.pid)
-        conversation = self._conversation = Conversation(Link(ours), self._now_running)
-        first_id = next(self._instances) * CONSUMER_IDS + 1
-        start = Start(self.name, str(self._tree.root), self.configuration.plug_ins, first_id, reissue, self._unanswered)
+    async def _keep_running(self, endpoint: Endpoint, nursery: trio.Nursery, adopted: Adopted | None) -> None:
+        if self.configuration.options.standby:
+            self._standby = Standby(self.configuration, self._system.start_timeout, self._tree, nursery)
+            nursery.start_soon(self._standby.run)
         try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(relay_init, connection, init)
-                nursery.start_soon(conversation.run, start)
-                nursery.start_soon(self._limit_start, conversation, process)
-                await _exit_of(process)
-                await trio.lowlevel.checkpoint()  # what it said last is read first
-                nursery.cancel_scope.cancel()
+            if adopted is not None:
+                instance = Instance.adopted(adopted)
+                nursery.start_soon(instance.run)
+                await self._attend(instance, endpoint)
+            else:
+                await self._run_instance(endpoint, nursery)
+            while not self._is_to_fail():
+                self._set("waiting")
+                await self._backoff.pause()
+                self.restarts += 1
+                await self._run_instance(endpoint, nursery)
+        finally:
+            self._standby = None
+
+    def _is_to_fail(self) -> bool:
+        """Note that the instance has ended, and tell whether the container is failed with it."""
+        options = self.configuration.options
+        if self.usage or not options.restart or not self._has_run:
+            self._fail(self.reason)
+        elif (crashes := self._backoff.count()) >= options.max_crashes:
+            self._fail(f"{crashes} crashes in {options.crash_window:g} s; {self.reason}")
+        return self.state == "failed"
+
+    async def _run_instance(self, endpoint: Endpoint, nursery: trio.Nursery) -> None:
+        """Run one instance, the standby if there is one, to its end; leave in `reason` why it ended."""
+        self._set("starting")
+        try:
+            instance = self._standby.take() if self._standby else None
+            if instance is None:
+                instance = await Instance.spawn(self._log.path)
+                nursery.start_soon(instance.run)
+        except OSError as error:
+            self.reason, self.usage = f"no process can be started: {error.strerror}", False
+            return
+        await self._attend(instance, endpoint, self._start)
+
+    async def _attend(
+        self,
+        instance: Instance,
+        endpoint: Endpoint,
+        start: Callable[[Instance, Endpoint], Awaitable[None]] | None = None,
+    ) -> None:
+        """See an instance to its end; without `start` it was started before."""
+        self._instance, self.pid = instance, instance.pid
+        try:
+            if start is not None:
+                await start(instance, endpoint)
+            with trio.move_on_after(self._system.start_timeout) as limit:
+                await any_of(instance.ready, instance.ended)
+            if limit.cancelled_caught:
+                instance.failure = f"not ready after {self._system.start_timeout:g} s"
+                instance.process.kill()
+            elif instance.ready.is_set():
+                self._now_running(instance.since)
+            await instance.ended.wait()
+        except OSError as error:
+            instance.failure = f"cannot be started: {error.strerror}"
         finally:
             with trio.CancelScope(shield=True):
-                await self._end(process, conversation)
-                self._take_back(connection, reissue=reissue)
-                os.close(fuse_fd)
-                await conversation.aclose()
-                self._conversation, self.pid = None, None
-                init.close()
-        self.usage = conversation.usage
-        self.reason = conversation.failure or f"{_exit_reason(process.returncode)}{self._last_lines(log_begin)}"
+                await instance.end(self._system.stop_timeout)
+            if self._has_run and self._last is not None:
+                self._unanswered = self._unanswered.and_then(endpoint.take_back(fail=not self._last.reissue))
+            endpoint.let_go()
+            self._instance, self.pid = None, None
+            self.usage = instance.usage
+            lines = "" if instance.failure or self._last is None else self._log.last_lines(self._last.log_begin)
+            self.reason = f"{instance.outcome()}{lines}"
+            instance.close()
 
-    def _spawn(self, *fds: int) -> tuple[subprocess.Popen[bytes], int]:
-        """Start the process with these descriptors; return it, and where in the log its lines begin."""
-        with open(self._log(), "ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", CONTAINER_MODULE, *map(str, fds)],
-                pass_fds=fds,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-            return process, log.tell()
+    async def _start(self, instance: Instance, endpoint: Endpoint) -> None:
+        """Make a process the instance that serves: consumers wait for it."""
+        reissue, last = self._reissues(endpoint), self._last
+        start = self._last = Start(
+            self.name,
+            str(self._tree.root),
+            self.configuration.plug_ins,
+            init=endpoint.connection.init,
+            first_consumer_id=1 if last is None else last.first_consumer_id + CONSUMER_IDS,
+            reissue=reissue,
+            unanswered=self._unanswered,
+            restarts=self.restarts,
+            options=self.configuration.plain_options(),
+            log_begin=self._log.begin(),
+        )
+        self._tree.note(tree.pid_file(self._tree.root, self.name), instance.pid)
+        tree.standby_file(self._tree.root, self.name).unlink(missing_ok=True)
+        with endpoint.given(reissue=reissue) as fds:
+            await instance.tell(start, fds)
 
-    def _reissues(self, connection: Connection) -> bool:
+    def _reissues(self, endpoint: Endpoint) -> bool:
         if self.configuration.options.on_crash == "fail":
             return False
-        if not connection.can_resend:
+        if not endpoint.connection.can_resend:
             log.warning("container %s: this kernel cannot reissue requests (Linux 6.9 can); they fail", self.name)
-        return connection.can_resend
+        return endpoint.connection.can_resend
 
-    def _take_back(self, connection: Connection, *, reissue: bool) -> None:
-        """Take what the instance has left unanswered: see `fuse.unanswered`.  Without that, the kernel ends it."""
-        if connection.answered and connection.can_resend:
-            self._unanswered = self._unanswered.and_then(take_back(connection, fail=not reissue))
-
-    def _now_running(self) -> None:
+    def _now_running(self, since: float) -> None:
+        self._has_run = True
         self._unanswered = NOTHING
-        self._set("running")
+        self.state, self.since = "running", since
         self.settled.set()
-
-    async def _limit_start(self, conversation: Conversation, process: subprocess.Popen[bytes]) -> None:
-        with trio.move_on_after(self._system.start_timeout):
-            await conversation.ready.wait()
-            return
-        conversation.failure = f"not ready after {self._system.start_timeout:g} s"
-        process.kill()
-
-    async def _end(self, process: subprocess.Popen[bytes], conversation: Conversation) -> None:
-        """Ask the instance to stop, and kill it at the deadline."""
-        if process.poll() is None:
-            with trio.move_on_after(self._system.stop_timeout):
-                await conversation.stop()
-                await _exit_of(process)
-                return
-            process.kill()
-        await _exit_of(process)
-
-    # -- the rest
-
-    async def _take_down(self) -> None:
-        if self._listener is not None:
-            self._listener.close()
-            self._listener = None
-        if self._state_fd >= 0:
-            os.close(self._state_fd)
-            self._state_fd = -1
-        tree.channel_socket(self._tree.root, self.name).unlink(missing_ok=True)
-        if self._connection is not None:
-            connection, self._connection = self._connection, None
-            await trio.to_thread.run_sync(connection.unmount)
-        with contextlib.suppress(OSError):
-            (self._tree.root / self.name).rmdir()
-        tree.pid_file(self._tree.root, self.name).unlink(missing_ok=True)
-
-    def _note_pid(self, pid: int) -> None:
-        new = tree.private(self._tree.root) / "pid"
-        new.write_text(f"{pid}\n")
-        new.replace(tree.pid_file(self._tree.root, self.name))  # whoever looks finds a number, the old or the new one
+        if self._standby is not None:
+            self._standby.want()
 
     def _set(self, state: str) -> None:
         self.state, self.since = state, time.time()
@@ -263,37 +271,3 @@ class Child:
     def _fail(self, reason: str) -> None:
         self.reason = reason
         self._set("failed")
-
-    def _log(self) -> Path:
-        path = tree.log_file(self._tree.root, self.name)
-        with contextlib.suppress(OSError):
-            if path.stat().st_size > MAX_LOG:
-                os.truncate(path, 0)
-        return path
-
-    def _last_lines(self, begin: int) -> str:
-        try:
-            with open(tree.log_file(self._tree.root, self.name), "rb") as file:
-                file.seek(begin)
-                lines = file.read()[-(1 << 16) :].decode(errors="replace").splitlines()
-        except OSError:
-            return ""
-        return "".join(f"\n    {line}" for line in lines[-LOG_LINES:])
-
-
-async def _exit_of(process: subprocess.Popen[bytes]) -> None:
-    """Wait until a child process has ended."""
-    if process.poll() is None:
-        fd = os.pidfd_open(process.pid)
-        try:
-            await trio.lowlevel.wait_readable(fd)
-        finally:
-            os.close(fd)
-        process.wait()
-
-
-def _exit_reason(status: int | None) -> str:
-    if status is not None and status < 0:
-        with contextlib.suppress(ValueError):
-            return f"killed by {signal.Signals(-status).name}"
-    return f"exited with status {status}"

@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from ..consumer.tree import RESERVED
+from ..container.control import Start
 from ..container.provider import GROUP, PlugIn, found
 from ..container.settings import ConfigurationError, Doc, Duration, Settings, Size, convert
 from ..core.device import check_name
@@ -45,6 +46,7 @@ class ContainerOptions(Settings):
     """The plain keys of a container's table."""
 
     restart: Annotated[bool, Doc("start the container again when its process ends")] = True
+    standby: Annotated[bool, Doc("keep a process waiting that takes over at once when the container's ends")] = False
     on_crash: Annotated[
         Literal["fail", "reissue"],
         Doc("requests under way at a crash: fail with ECONNABORTED, or reissue to the next instance"),
@@ -61,6 +63,29 @@ class ContainerConfiguration(msgspec.Struct, frozen=True):
     name: str
     options: ContainerOptions
     plug_ins: tuple[PlugIn, ...]
+
+    def plain_options(self) -> dict[str, Any]:
+        """Return the options as plain data, from which `options_of` makes them again."""
+        plain = {bool: bool, int: int, float: float, str: str, Size: int, Duration: float}
+        options = ((key, getattr(self.options, key)) for key in self.options.__struct_fields__)
+        return {key: plain[type(value)](value) for key, value in options}
+
+
+def options_of(plain: dict[str, Any]) -> ContainerOptions:
+    """Return options from plain data, or the default ones where another version has other options."""
+    try:
+        return convert(plain, ContainerOptions, "")
+    except ConfigurationError:
+        return ContainerOptions()
+
+
+def is_changed(configuration: ContainerConfiguration, start: Start) -> bool:
+    """Tell whether a container that was started with `start` is not what a configuration asks for."""
+    plug_ins = (
+        [(each.name, each.target, each.table) for each in these] for these in (configuration.plug_ins, start.plug_ins)
+    )
+    now, then = (msgspec.json.encode(each, order="sorted") for each in plug_ins)
+    return now != then or configuration.plain_options() != start.options
 
 
 class Configuration(msgspec.Struct, frozen=True):

@@ -1,7 +1,7 @@
 """Containers that are run by hand: they ask the supervisor for their mount, and are gone when their process is.
 
-The socket `<root>/.ldmfs/supervisor` takes one line, `Join`, and answers with `Start`, to which the three descriptors
-of a new instance are attached, or with `Failed`.  From then on it is the control link.
+The socket `<root>/.ldmfs/supervisor` takes `Join` and answers with `Start`, as for an instance of a container of the
+configuration, or with `Failed`.  From then on it is the control link.
 """
 
 from __future__ import annotations
@@ -16,15 +16,17 @@ from typing import Any, Protocol
 import trio
 
 from ..channel.address import address
-from ..channel.address import listen as channel_listen
 from ..consumer import tree
-from ..container.control import MAX_JOIN, Failed, Join, Link, Start, decode, encode
+from ..container.control import Failed, Join, Link, Message, Start
 from ..core.device import check_name
 from ..core.errors import LdmError
-from ..fuse.mount import Connection, MountError
-from ..fuse.session import relay_init
+from ..fuse.mount import MountError
 from .child import CONSUMER_IDS, Child
-from .conversation import Conversation
+from .configuration import Configuration
+from .endpoint import Endpoint
+from .instance import Instance, any_of
+from .leftover import Adopted
+from .process import Process
 from .tree import Tree
 
 JOIN_SECONDS = 10.0
@@ -35,21 +37,23 @@ class House(Protocol):
     """What a guest needs of the supervisor."""
 
     tree: Tree
+    configuration: Configuration
     children: dict[str, Child | Guest]
 
 
 class Guest:
-    """A container whose process was not started by the supervisor."""
+    """A container whose process was not started by a supervisor."""
 
-    def __init__(self, name: str, pid: int, at: Tree) -> None:
+    def __init__(self, name: str, instance: Instance, house: House) -> None:
         self.name = name
-        self.pid: int | None = pid
+        self.pid: int | None = instance.pid
         self.state = "starting"
         self.since = time.time()
         self.reason = ""
         self.settled = trio.Event()
-        self._tree = at
-        self._conversation: Conversation | None = None
+        self._instance = instance
+        self._tree = house.tree
+        self._stop_timeout = house.configuration.system.stop_timeout
         self._ended = trio.Event()
 
     @property
@@ -57,53 +61,54 @@ class Guest:
         """Whether its process is there."""
         return not self._ended.is_set()
 
-    async def run(self, end: socket.socket) -> None:
-        """Mount, hand the mount's descriptor over, and take the mount away when the process has gone."""
+    async def run(self, adopted: Adopted | None = None) -> None:
+        """Mount, hand that over, and take it away when the process has gone; with `adopted` it is there already."""
+        endpoint = None
         try:
-            connection = await trio.to_thread.run_sync(Connection.mount, self._tree.mount_point(self.name))
-            try:
-                await self._serve(connection, end)
-            finally:
-                with trio.CancelScope(shield=True):
-                    await trio.to_thread.run_sync(connection.unmount)
-                tree.channel_socket(self._tree.root, self.name).unlink(missing_ok=True)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._instance.run)
+                try:
+                    endpoint = await self._open(adopted)
+                    await any_of(self._instance.ready, self._instance.ended)
+                    if self._instance.ready.is_set():
+                        self.state, self.since = "running", self._instance.since
+                    self.settled.set()
+                    await self._instance.ended.wait()
+                except (MountError, OSError) as error:
+                    await self._instance.tell(Failed(str(error)))
+                finally:
+                    with trio.CancelScope(shield=True):
+                        await self._instance.end(self._stop_timeout)
         finally:
-            with contextlib.suppress(OSError):
-                (self._tree.root / self.name).rmdir()
+            if endpoint is not None:
+                await endpoint.close()
+            self._instance.close()
             self.settled.set()
             self._ended.set()
 
-    async def _serve(self, connection: Connection, end: socket.socket) -> None:
-        init, instance_init, fuse_fd = connection.instance()
-        path = tree.channel_socket(self._tree.root, self.name)
-        with init, channel_listen(path) as listener:
-            try:
-                start = Start(self.name, str(self._tree.root), (), int(time.time()) * CONSUMER_IDS % (1 << 62) + 1)
-                socket.send_fds(end, [encode(start)], [instance_init.fileno(), fuse_fd, listener.fileno()])
-            finally:
-                instance_init.close()
-                os.close(fuse_fd)
-                listener.close()
-            self._conversation = Conversation(Link(end), self._now_running)
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(relay_init, connection, init)
-                await self._conversation.run()
-                nursery.cancel_scope.cancel()
-            await self._conversation.aclose()
-
-    def _now_running(self) -> None:
-        self.state, self.since = "running", time.time()
-        self.settled.set()
+    async def _open(self, adopted: Adopted | None) -> Endpoint:
+        if adopted is not None:
+            return Endpoint.adopted(self._tree, adopted.kept.start, adopted.fds)
+        endpoint = await Endpoint.open(self._tree, self.name, None)
+        first_id = int(time.time()) * CONSUMER_IDS % (1 << 62) + 1
+        start = Start(self.name, str(self._tree.root), (), endpoint.connection.init, first_id, by_hand=True)
+        try:
+            self._tree.note(tree.pid_file(self._tree.root, self.name), self._instance.pid)
+            with endpoint.given() as fds:
+                await self._instance.tell(start, fds)
+        except BaseException:
+            await endpoint.close()
+            raise
+        return endpoint
 
     async def stop(self) -> None:
-        """Ask the process to stop; return when it is gone."""
-        if self._conversation is not None:
-            await self._conversation.stop()
+        """Ask the process to stop, kill it when it does not; return when it is gone."""
+        await self._instance.end(self._stop_timeout)
         await self._ended.wait()
 
     async def describe(self) -> dict[str, Any] | None:
         """Return `Registry.describe` of the container, None when it does not answer."""
-        return await self._conversation.describe() if self._conversation else None
+        return await self._instance.describe()
 
     def status(self) -> dict[str, Any]:
         """Return what `containers` and the graph tell of the container itself."""
@@ -111,6 +116,7 @@ class Guest:
             "name": self.name,
             "state": self.state,
             "pid": self.pid,
+            "standby": None,
             "since": self.since,
             "restarts": 0,
             "reason": self.reason,
@@ -133,30 +139,31 @@ async def listen(house: House, nursery: trio.Nursery) -> None:
 
 
 async def _welcome(house: House, end: trio.socket.SocketType) -> None:
-    with end:
-        pid, uid, _ = struct.unpack("3i", end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        with trio.move_on_after(JOIN_SECONDS), contextlib.suppress(OSError):
-            try:
-                join = decode(await end.recv(MAX_JOIN))
-                name = _admit(house, join, uid)
-            except (LdmError, ValueError) as error:
-                await end.send(encode(Failed(str(error), usage=True)))
-                return
-        own = socket.socket(fileno=os.dup(end.fileno()))
-    own.setblocking(False)
-    guest = Guest(name, pid, house.tree)
+    pid, uid, _ = struct.unpack("3i", end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    link = Link(socket.socket(fileno=end.detach()))
+    message = None
+    with trio.move_on_after(JOIN_SECONDS):
+        message = await link.receive()
+    try:
+        name = _admit(house, message, uid)
+    except LdmError as error:
+        with contextlib.suppress(trio.BrokenResourceError):
+            await link.send(Failed(str(error), usage=True))
+        await link.aclose()
+        return
+    await host(house, name, Guest(name, Instance(Process(pid), link, by_hand=True), house))
+
+
+async def host(house: House, name: str, guest: Guest, adopted: Adopted | None = None) -> None:
+    """Have a guest among the containers until its end."""
     house.children[name] = guest
     try:
-        await guest.run(own)
-    except (MountError, OSError) as error:
-        with contextlib.suppress(OSError):
-            own.send(encode(Failed(str(error))))
+        await guest.run(adopted)
     finally:
-        own.close()
         del house.children[name]
 
 
-def _admit(house: House, join: object, uid: int) -> str:
+def _admit(house: House, join: Message | None, uid: int) -> str:
     if not isinstance(join, Join):
         raise LdmError("the first message is not 'join'")
     if uid not in (0, os.geteuid()):

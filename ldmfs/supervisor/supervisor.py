@@ -9,17 +9,19 @@ from pathlib import Path
 
 import trio
 
+from ..channel.address import file_name
 from ..channel.address import listen as channel_listen
 from ..consumer import tree
 from ..container.host import Container
 from ..container.process import hosting, serving
 from ..container.settings import ConfigurationError
 from ..fuse.mount import Connection
-from ..fuse.session import relay_init
 from ..kernel import modules
 from .child import Child
-from .configuration import Configuration
-from .guest import Guest, listen
+from .configuration import Configuration, ContainerConfiguration, options_of
+from .guest import Guest, host, listen
+from .instance import Instance
+from .leftover import Adopted, Orphan
 from .system import create_devices
 from .tree import Tree
 
@@ -43,18 +45,18 @@ class Supervisor:
         The task's status is the list of the containers, once each has started or failed.  Raises
         `ConfigurationError` and `MountError` when there can be no tree at all.
         """
-        self.tree.prepare()
+        orphans = self.tree.prepare()
         try:
             await trio.to_thread.run_sync(self._load_kernel_modules)
             async with self._serving_system(), trio.open_nursery() as nursery:
                 self._nursery = nursery
-                children = [Child(each, self.configuration.system, self.tree) for each in self.configuration.containers]
-                for child in children:
-                    self.children[child.name] = child
-                    nursery.start_soon(child.run)
-                nursery.start_soon(listen, self, nursery)
-                for child in children:
-                    await child.settled.wait()
+                children = [self._child(each) for each in self.configuration.containers]
+                async with trio.open_nursery() as starting:
+                    for child in children:
+                        starting.start_soon(self._begin, child, orphans.pop(file_name(child.name), None))
+                    for key, orphan in orphans.items():
+                        starting.start_soon(self._keep, key, orphan, children)
+                    nursery.start_soon(listen, self, nursery)
                 task_status.started(children)
                 try:
                     await self._ended.wait()
@@ -63,7 +65,10 @@ class Supervisor:
                         await self._stop_all()
                     nursery.cancel_scope.cancel()
         finally:
-            self.tree.remove()
+            if orphans and self._nursery is None:  # there can be no supervisor, but the containers can go on
+                self.tree.release()
+            else:
+                self.tree.remove()
 
     def _load_kernel_modules(self) -> None:
         providers = self.configuration.system.kernel_modules
@@ -73,6 +78,67 @@ class Supervisor:
             modules.load(providers, self.tree.root)
         except modules.ModuleError as error:
             raise ConfigurationError(f"{self.configuration.file}: system.kernel_modules: {error}") from None
+
+    def _child(self, configuration: ContainerConfiguration) -> Child:
+        child = self.children[configuration.name] = Child(configuration, self.configuration.system, self.tree)
+        return child
+
+    async def _begin(self, child: Child, orphan: Orphan | None) -> None:
+        """Start a container of the configuration, or adopt it where it runs; return when it has settled."""
+        assert self._nursery is not None
+        adopted = await self._adopt(file_name(child.name), orphan) if orphan else None
+        if adopted is not None and adopted.kept.start.by_hand:
+            await self._invite(adopted, instead=child)
+            return
+        if adopted is not None:
+            child.compare(adopted.kept.start)
+        self._nursery.start_soon(child.run, adopted)
+        await child.settled.wait()
+
+    async def _keep(self, key: str, orphan: Orphan, children: list[Child]) -> None:
+        """Adopt a container that is not in the configuration; return when it has settled."""
+        assert self._nursery is not None
+        adopted = await self._adopt(key, orphan)
+        if adopted is None:
+            return
+        start = adopted.kept.start
+        if start.by_hand:
+            await self._invite(adopted)
+            return
+        child = self._child(ContainerConfiguration(start.name, options_of(start.options), start.plug_ins))
+        children.append(child)
+        child.note = "not in the configuration"
+        log.warning("container %s is not in the configuration, and goes on until it is stopped", child.name)
+        self._nursery.start_soon(child.run, adopted)
+        await child.settled.wait()
+
+    async def _invite(self, adopted: Adopted, instead: Child | None = None) -> None:
+        """Adopt a container that is run by hand; one of the configuration that has its name starts at its end."""
+        assert self._nursery is not None
+        name = adopted.kept.start.name
+        guest = Guest(name, Instance.adopted(adopted), self)
+
+        async def live() -> None:
+            await host(self, name, guest, adopted)
+            if instead is not None and not self._ended.is_set():
+                self.children[name] = instead
+                instead.reopen()
+                await instead.run()
+
+        if instead is not None:
+            instead.postpone(f"process {guest.pid}, which is run by hand, has this name; it starts at the end of that")
+        self._nursery.start_soon(live)
+        await guest.settled.wait()
+
+    async def _adopt(self, key: str, orphan: Orphan) -> Adopted | None:
+        """Take over what runs; what does not answer in time is ended."""
+        with trio.move_on_after(self.configuration.system.start_timeout):
+            if adopted := await orphan.adopt():
+                return adopted
+        log.warning("a container that a killed supervisor has left does not answer, and is ended: %s", key)
+        await orphan.aclose()
+        await trio.to_thread.run_sync(self.tree.drop, key)
+        return None
 
     def shut_down(self) -> None:
         """Let `run` come to its end."""
@@ -94,20 +160,12 @@ class Supervisor:
     @contextlib.asynccontextmanager
     async def _serving_system(self) -> AsyncIterator[None]:
         connection = await trio.to_thread.run_sync(Connection.mount, self.tree.mount_point("system"))
-        ours, theirs, clone = connection.instance()
         create_devices(self)
         listener = channel_listen(tree.channel_socket(self.tree.root, "system"))
         try:
-            async with (
-                hosting(self.system, ()),
-                serving(self.system, theirs.detach(), clone, listener),
-                trio.open_nursery() as nursery,
-            ):
-                nursery.start_soon(relay_init, connection, ours)
+            async with hosting(self.system, ()), serving(self.system, connection, connection.device(), listener):
                 yield
-                nursery.cancel_scope.cancel()
         finally:
-            ours.close()
             listener.close()
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(connection.unmount)

@@ -113,13 +113,13 @@ def create_devices(supervision: Supervision) -> None:
 
 def table(supervision: Supervision) -> str:
     """Return the containers as lines of text under a heading."""
-    rows = [("CONTAINER", "STATE", "PID", "RESTARTS", "SINCE", "PROVIDERS", "REASON")]
+    rows = [("CONTAINER", "STATE", "PID", "STANDBY", "RESTARTS", "SINCE", "PROVIDERS", "REASON")]
     kernel = [sysfs.describe()] if sysfs.loaded() else []
     for status in [*(child.status() for child in supervision.children.values()), *kernel, _own_status(supervision)]:
         since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(status["since"]))
         rows.append((
-            status["name"], status["state"], str(status["pid"] or "-"), str(status["restarts"]), since,
-            ",".join(status["providers"]) or "-", status["reason"].partition("\n")[0],
+            status["name"], status["state"], str(status["pid"] or "-"), str(status.get("standby") or "-"),
+            str(status["restarts"]), since, ",".join(status["providers"]) or "-", status["reason"].partition("\n")[0],
         ))  # fmt: skip
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
     lines = (
@@ -164,6 +164,7 @@ def _own_status(supervision: Supervision) -> dict[str, Any]:
         "name": "system",
         "state": "running",
         "pid": os.getpid(),
+        "standby": None,
         "since": supervision.system.registry.created,
         "restarts": 0,
         "reason": "",

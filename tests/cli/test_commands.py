@@ -50,7 +50,7 @@ def test_ls_lists_the_containers(tree: Tree) -> None:
     done = tree.ldmfs("ls")
     assert (done.returncode, done.stderr) == (0, "")
     lines = [line.split() for line in done.stdout.splitlines()]
-    assert lines[0] == ["CONTAINER", "STATE", "PID", "DEVICES", "RESTARTS", "PROVIDERS", "REASON"]
+    assert lines[0] == ["CONTAINER", "STATE", "PID", "STANDBY", "DEVICES", "RESTARTS", "PROVIDERS", "REASON"]
     assert [line[:2] for line in lines[1:]] == [["text", "running"], ["probe", "running"], ["system", "running"]]
     assert lines[1][2:] == [str(tree.pid("text")), "4", "0", "text"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import shutil
+import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -126,11 +127,19 @@ def test_the_first_answer_to_init_goes_to_the_kernel(ends: tuple[int, int]) -> N
     assert os.read(ends[0], 100) == b"first"
 
 
-def test_later_answers_to_init_do_not(ends: tuple[int, int]) -> None:
-    connection = Connection(Path("/x"), ends[1], b"INIT")
-    connection.answer(b"first")
-    connection.answer(b"second")
-    assert os.read(ends[0], 100) == b"first"
+def test_the_kernel_knows_an_init_that_was_answered_no_more(tmp_path: Path) -> None:
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        pytest.skip("/dev/fuse is missing on this machine, or not for this user")
+    connection = Connection.mount(tmp_path)
+    try:
+        unique = struct.unpack_from("<Q", connection.init, 8)
+        answer = struct.pack("<IiQ", 16 + 64, 0, *unique) + struct.pack("<II", 7, 31).ljust(64, b"\0")
+        assert os.write(connection.fd, answer) == len(answer)
+        with pytest.raises(FileNotFoundError):
+            os.write(connection.fd, answer)
+        connection.answer(answer)
+    finally:
+        connection.unmount()
 
 
 def test_a_connection_is_closed_once(ends: tuple[int, int]) -> None:

@@ -42,7 +42,7 @@ def test_the_death_of_a_provider_by_hand_takes_its_directory_away(tree: Tree, st
     process = run(start, tree, "--name", "mortal")
     with opened(tree.root / "mortal/twice"):
         process.kill()
-        wait_until(lambda: not (tree.root / "mortal").exists())
+        wait_until(lambda: "mortal" not in os.listdir(tree.root))
     wait_until(lambda: "mortal" not in tree.containers())
 
 

@@ -13,7 +13,7 @@ from ldmfs.fuse.mount import mounts
 
 from .fixtures import NOBODY, SHARED, Start
 from .trees import LDMFS, Tree
-from .waiting import SECONDS, wait_until
+from .waiting import SECONDS, kill, wait_until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user")
 
@@ -50,15 +50,17 @@ def test_a_container_of_an_ordinary_user_is_started_again(users: Tree) -> None:
     assert users.pid("text") != before
 
 
-def test_what_a_killed_supervisor_of_an_ordinary_user_left_is_cleaned(users: Tree) -> None:
-    pid = users.supervisor()
-    os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: pid not in users.processes())
-    assert users.sh("echo hello > text/upper && cat text/upper").stdout == "HELLO\n"
+def test_what_a_killed_supervisor_of_an_ordinary_user_left_is_adopted_or_cleaned(users: Tree) -> None:
+    kill(users.supervisor())
+    kill(users.pid("text"))
+    probe = users.pid("probe")
     done = users.mount(SHARED)
     assert (done.returncode, done.stderr) == (0, "")
     assert users.sh("echo hello > text/upper && cat text/upper").stdout == "HELLO\n"
-    users.existed = True  # the killed one had made the root, which nobody knows any more
+    assert users.pid("probe") == probe
+    assert users.control("restart probe").stdout == "ok\n"
+    assert users.umount().returncode == 0
+    assert not users.root.exists()
 
 
 def test_a_consumer_of_an_ordinary_user_can_be_interrupted(users: Tree, start: Start) -> None:

@@ -26,6 +26,7 @@ ENTRY_POINTS = """\
 probe = mounted.providers:Probe
 mortal = mounted.mortal:Mortal
 broken = mounted.there_is_no_such_module:Nothing
+brittle = mounted.brittle:Brittle
 """
 
 SECONDS = 45
@@ -166,6 +167,14 @@ class Tree:
     def pid(self, container: str) -> int:
         """Return the process of a container's instance."""
         return int((self.root / ".ldmfs/run" / container).read_text())
+
+    def standby(self, container: str) -> int:
+        """Return the process of a container's standby, once it waits."""
+        return wait_until(lambda: self.containers()[container]["standby"], what=f"the standby of {container}")
+
+    def state(self, container: str) -> str:
+        """Return the state of a container."""
+        return str(self.containers()[container]["state"])
 
     def control(self, command: str) -> subprocess.CompletedProcess[str]:
         """Send a command to the supervisor as a shell does; the reply or its error is what `cat` tells."""

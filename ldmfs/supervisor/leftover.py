@@ -1,0 +1,128 @@
+"""What a supervisor that was killed has left alive: containers that serve, and processes that do not.
+
+A container that serves waits at its socket, `<root>/.ldmfs/adopt/<container>`.  It is adopted from there, or told to
+end.  The numbers of all processes stand in `run` and `standby`, for those that do not listen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import struct
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from ..channel.address import address
+from ..consumer import tree
+from ..container.control import Kept, KeptFds, Link, Stop, encode
+from .process import Process
+
+KILL_SECONDS = 5.0
+"""How long a container without a supervisor may take to end before it is killed, and then to be gone."""
+
+
+class Adopted(NamedTuple):
+    """What a container that goes on has kept for its new supervisor."""
+
+    link: Link
+    kept: Kept
+    fds: KeptFds
+
+
+class Orphan:
+    """A container that runs without a supervisor; we are at its door."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self._link = Link(end)
+
+    async def adopt(self) -> Adopted | None:
+        """Take over the container once it has time for it; None when it has ended."""
+        kept = await self._link.receive()
+        if isinstance(kept, Kept):
+            return Adopted(self._link, kept, KeptFds(*self._link.take_fds()))
+        await self._link.aclose()
+        return None
+
+    async def aclose(self) -> None:
+        """Go away from its door."""
+        await self._link.aclose()
+
+
+def orphans(root: Path) -> dict[str, Orphan]:
+    """Return the containers that can be adopted, by `file_name`: those of this process's own user."""
+    return {name: Orphan(end) for name, end in _doors(root) if _user(end) == os.geteuid()}
+
+
+def _doors(root: Path) -> Iterator[tuple[str, socket.socket]]:
+    """Yield a connection to each container that listens for a supervisor."""
+    with contextlib.suppress(OSError):
+        for path in sorted((tree.private(root) / "adopt").iterdir()):
+            end = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            end.setblocking(False)
+            try:
+                with address(path) as at:
+                    end.connect(at)
+            except OSError:
+                end.close()
+            else:
+                yield path.name, end
+
+
+def _user(end: socket.socket) -> int:
+    """Return whose process has made the socket that we are connected to."""
+    _, uid, _ = struct.unpack("3i", end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return int(uid)
+
+
+def end_all(root: Path) -> None:
+    """End every container below `root`, in order those that can be told to, and wait until they are gone."""
+    deadline = time.monotonic() + KILL_SECONDS
+    with contextlib.ExitStack() as stack:
+        processes = [stack.enter_context(contextlib.closing(process)) for process in _processes(noted(root))]
+        ends = [stack.enter_context(end) for _, end in _doors(root)]
+        for end in ends:
+            with contextlib.suppress(OSError):
+                end.send(encode(Stop()))
+        for end in ends:
+            with contextlib.suppress(OSError):
+                end.settimeout(max(0.001, deadline - time.monotonic()))
+                while end.recv(1 << 16):
+                    pass
+        for process in processes:
+            if not process.ends(within=max(0, deadline - time.monotonic())):
+                _kill(process)
+
+
+def kill_all(files: Iterable[Path]) -> None:
+    """Kill the containers' processes whose numbers stand in `files`, and wait until they are gone."""
+    for process in _processes(files):
+        with contextlib.closing(process):
+            _kill(process)
+
+
+def noted(root: Path) -> Iterator[Path]:
+    """Yield the files in which supervisors note the processes that they start: those that serve, then the standbys."""
+    for directory in ("run", "standby"):
+        with contextlib.suppress(OSError):
+            yield from sorted((tree.private(root) / directory).iterdir())
+
+
+def _kill(process: Process) -> None:
+    process.kill()
+    process.ends(within=KILL_SECONDS)
+
+
+def _processes(files: Iterable[Path]) -> Iterator[Process]:
+    """Yield the processes whose numbers stand in `files`, and that are containers' still."""
+    for file in files:
+        try:
+            process = Process(int(file.read_text()))
+        except (OSError, ValueError):
+            continue
+        if process.is_container:
+            yield process
+        else:
+            process.close()
