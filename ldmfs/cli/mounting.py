@@ -141,24 +141,38 @@ def _in_background(root: Path, config: Path | None) -> int:
 
 
 def umount(root: Path | None) -> int:
-    """End the supervisor and wait until the tree is gone; clean what a killed one left."""
+    """End the supervisor and wait until the tree is gone; clean what a killed one left, or this one if it is killed."""
     at = chosen_root(root)
     pid = supervisor_of(at)
-    if pid is None:
-        if not clean(at):
-            raise UsageError(f"{at}: no tree is mounted there; 'ldmfs mount --root {at}' mounts one")
-        return 0
+    if pid is not None and not _terminate(at, pid):
+        return umount(root)  # it has ended by itself, and another one may have taken its place
+    try:
+        cleaned = clean(at)
+    except ConfigurationError:
+        if pid is None:
+            raise
+        cleaned = True  # the tree is mounted again already
+    if pid is None and not cleaned:
+        raise UsageError(f"{at}: no tree is mounted there; 'ldmfs mount --root {at}' mounts one")
+    return 0
+
+
+def _terminate(root: Path, pid: int) -> bool:
+    """Send SIGTERM to a supervisor, and wait for its end; tell whether it was there."""
     try:
         fd = os.pidfd_open(pid)
     except ProcessLookupError:
-        return 0
+        return False
     try:
         signal.pidfd_send_signal(fd, signal.SIGTERM)
+        select.select([fd], (), ())
+        return True
+    except ProcessLookupError:
+        return False
     except PermissionError:
-        raise UsageError(f"{at}: the supervisor, process {pid}, is another user's") from None
-    select.select([fd], [], [])
-    os.close(fd)
-    return 0
+        raise UsageError(f"{root}: the supervisor, process {pid}, is another user's") from None
+    finally:
+        os.close(fd)
 
 
 def command(root: Path | None, verb: str, container: str) -> int:

@@ -64,14 +64,12 @@ class Tree:
             raise ConfigurationError(f"{self.root} is not writable for you; choose another root with --root")
         if os.geteuid() == 0:
             mount_root(self.root)
-        for directory, mode in DIRECTORIES.items():
-            path = tree.private(self.root) / directory
-            path.mkdir()
-            path.chmod(mode)
-        (self.root / "kernel").symlink_to(DIRECTORY)  # which is there while the module ldm is loaded
+        tree.private(self.root).mkdir()
+        self._hold(os.open(tree.lock_file(self.root), os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
         if made:
             _made_mark(self.root).touch()
-        self._hold(os.open(tree.lock_file(self.root), os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
+        _make_directories(self.root)
+        (self.root / "kernel").symlink_to(DIRECTORY)  # which is there while the module ldm is loaded
 
     def _hold(self, lock: int) -> None:
         """Lock the tree, and say who does."""
@@ -177,6 +175,13 @@ def _is_stale(root: Path) -> bool:
     return any(mount.type == FUSE_TYPE or mount.source == ROOT_SOURCE for mount in mounts(root))
 
 
+def _make_directories(root: Path) -> None:
+    for directory, mode in DIRECTORIES.items():
+        path = tree.private(root) / directory
+        path.mkdir(exist_ok=True)
+        path.chmod(mode)
+
+
 def _made_mark(root: Path) -> Path:
     """Return the file that says that the root was not there before."""
     return tree.private(root) / "made"
@@ -195,8 +200,7 @@ def _sweep(root: Path, keep: Collection[str]) -> None:
     for mount in mounts(root):
         if mount.type == FUSE_TYPE and file_name(mount.path.name) not in keep:
             unmount(mount.path)
-    for directory, mode in DIRECTORIES.items():
-        (private / directory).mkdir(mode, exist_ok=True)
+    _make_directories(root)
     for directory in ("adopt", "channel", "run", "standby"):
         for file in (private / directory).iterdir():
             if directory == "standby" or file_name(file.name) not in keep:

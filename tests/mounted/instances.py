@@ -25,7 +25,7 @@ from ldmfs.container import state
 from ldmfs.container.host import Container
 from ldmfs.container.process import hosting, serving
 from ldmfs.container.state import SharedState
-from ldmfs.fuse.mount import INIT_BYTES, Connection
+from ldmfs.fuse.mount import Connection
 
 from .waiting import SECONDS
 
@@ -51,32 +51,28 @@ class Instances:
         self.reissue = reissue
         self.started = 0
         self.processes: list[subprocess.Popen[str]] = []
-        self.init: list[socket.socket] = []
         self.spawn()
 
     def spawn(self) -> subprocess.Popen[str]:
         """Start a process, which waits until it is to take over."""
-        ours, theirs, fuse_fd = self.connection.instance(reissue=self.reissue)
-        fds = theirs.fileno(), fuse_fd, self.listener.fileno(), self.state_fd
+        device = self.connection.device(reissue=self.reissue)
+        fds = self.connection.fd, device, self.listener.fileno(), self.state_fd
         first_id = self.started * FIRST_IDS + 1
         self.started += 1
         arguments = [*map(str, fds), str(self.root), str(first_id), str(int(self.reissue)), str(self.gate)]
-        with theirs:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "mounted.instances", *arguments],
-                pass_fds=fds, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                cwd=Path(__file__).parent.parent, env={**os.environ, "EVENTS": str(self.log)},
-            )  # fmt: skip
-        os.close(fuse_fd)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mounted.instances", *arguments, self.connection.init.hex()],
+            pass_fds=fds, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            cwd=Path(__file__).parent.parent, env={**os.environ, "EVENTS": str(self.log)},
+        )  # fmt: skip
+        os.close(device)
         self.processes.append(process)
-        self.init.append(ours)
         return process
 
     def activate(self) -> subprocess.Popen[str]:
         """Let the process that waits take over; return it when it serves."""
-        process, init = self.processes[-1], self.init[-1]
+        process = self.processes[-1]
         tell(process, "go")
-        self.connection.answer(init.recv(INIT_BYTES))
         assert told(process) == "ready"
         self.spawn()
         return process
@@ -127,8 +123,6 @@ class Instances:
             except subprocess.TimeoutExpired:
                 process.kill()
                 self._end(process)
-        for end in self.init:
-            end.close()
         self.connection.unmount()
         self.listener.close()
         os.close(self.state_fd)
@@ -281,7 +275,7 @@ class Things(Provider):
 
 
 async def serve(
-    init_fd: int, fuse_fd: int, listener_fd: int, state_fd: int, root: Path, first: int, reissue: bool
+    fuse_fd: int, device: int, listener_fd: int, state_fd: int, root: Path, first: int, reissue: bool, init: bytes
 ) -> None:
     """Be an instance."""
     shared = SharedState(state_fd)
@@ -289,7 +283,7 @@ async def serve(
     listener = socket.socket(fileno=listener_fd)
     async with (
         hosting(container, [Things(container, "things")]),
-        serving(container, init_fd, fuse_fd, listener) as service,
+        serving(container, Connection(root / BOX, fuse_fd, init), device, listener) as service,
     ):
         print("ready", flush=True)
         line = await trio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True)
@@ -302,10 +296,10 @@ async def serve(
 def main() -> None:
     """Wait until it is to take over."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-    fds, (root, first, reissue, gate) = map(int, sys.argv[1:5]), sys.argv[5:]
+    fds, (root, first, reissue, gate, init) = map(int, sys.argv[1:5]), sys.argv[5:]
     Things.gate = gate
     if sys.stdin.readline():
-        trio.run(serve, *fds, Path(root), int(first), bool(int(reissue)))
+        trio.run(serve, *fds, Path(root), int(first), bool(int(reissue)), bytes.fromhex(init))
 
 
 if __name__ == "__main__":
