@@ -39,7 +39,8 @@ from typing import Annotated, Any, Literal, TypeAlias
 import trio
 
 from ldmfs import Container, Doc, Duration, LdmError, Provider, Settings
-from ldmfs.container.provider import PlugIn, configure, found, load
+from ldmfs.container.plug_ins import PlugIn, found
+from ldmfs.container.provider import configure, load
 from ldmfs.container.settings import ConfigurationError
 
 Fault: TypeAlias = Literal["none", "exit", "raise", "fail"]

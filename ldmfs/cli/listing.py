@@ -99,7 +99,8 @@ def _xattr(path: Path, key: str) -> str:
 
 def providers(*, as_json: bool) -> int:
     """List the plug-ins that are installed, each with its configuration keys."""
-    from ..container.provider import found, load
+    from ..container.plug_ins import found
+    from ..container.provider import load
 
     records = []
     for name, point in found().items():

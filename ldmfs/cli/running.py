@@ -6,7 +6,8 @@ import tomllib
 from pathlib import Path
 
 from ..container.by_hand import run_by_hand
-from ..container.provider import PlugIn, found, load, load_file
+from ..container.plug_ins import PlugIn, found
+from ..container.provider import load, load_file
 from .main import UsageError
 from .mounting import chosen_root
 

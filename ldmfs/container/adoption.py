@@ -16,8 +16,9 @@ import time
 
 import trio
 
-from .control import Describe, Description, HandOver, Kept, KeptFds, Link, Message, Ready, Start, StartFds, Stop
+from .control import Describe, Description, HandOver, Kept, KeptFds, Message, Ready, Start, StartFds, Stop
 from .host import Container
+from .link import Link
 
 log = logging.getLogger("ldmfs.container")
 

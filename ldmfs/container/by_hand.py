@@ -19,10 +19,12 @@ from ..core.device import check_name
 from ..core.errors import LdmError
 from ..fuse.mount import Connection, MountError
 from .adoption import Attendance
-from .control import Failed, Join, Link, Start
+from .control import Failed, Join, Start
 from .host import Container
+from .link import Link
+from .plug_ins import PlugIn
 from .process import hosting, serving
-from .provider import PlugIn, Provider, configure
+from .provider import Provider, configure
 from .settings import ConfigurationError
 
 

@@ -1,7 +1,7 @@
 """A container's process: under a supervisor, or by hand.
 
-Under a supervisor (`python -m ldmfs.container.process`) it is given one descriptor, the control link.  What it is to be
-comes by that, with the descriptors that outlive it: at once, or when it has waited as a standby.
+Under a supervisor it is a fork of the template (`container.template`) and is given one descriptor, the control link.
+What it is to be comes by that, with the descriptors that outlive it: at once, or when it has waited as a standby.
 """
 
 from __future__ import annotations
@@ -26,9 +26,11 @@ from ..fuse.operations import Operations
 from ..fuse.session import serve
 from ..fuse.unanswered import NOTHING, Unanswered
 from .adoption import Attendance
-from .control import Failed, HandedOver, Link, Prepare, Prepared, Start
+from .control import Failed, HandedOver, Prepare, Prepared, Start
 from .host import Container
-from .provider import PlugIn, Provider, configure, load
+from .link import Link
+from .plug_ins import PlugIn
+from .provider import Provider, configure, load
 from .settings import ConfigurationError
 from .state import SharedState
 
@@ -186,15 +188,13 @@ def _one_line(error: BaseException) -> str:
     return text if isinstance(error, ConfigurationError) else f"{type(error).__name__}: {text}"
 
 
-def main() -> int:
-    """Run a container whose control link is the descriptor that stands in the arguments."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the supervisor, which then stops its containers
+def serve_on(fd: int) -> int:
+    """Run a container whose control link is the descriptor `fd`; return the exit status."""
     logging.raiseExceptions = False
-    return trio.run(_on_link, int(sys.argv[1]))
+    return trio.run(_on_link, fd)
 
 
 async def _on_link(fd: int) -> int:
-    os.set_inheritable(fd, False)
     return await supervised(Link(socket.socket(fileno=fd)))
 
 
@@ -208,7 +208,3 @@ def run(provider: type[Provider], name: str | None = None, root: str | os.PathLi
     from .by_hand import run_by_hand
 
     sys.exit(run_by_hand(provider, name or Path(sys.argv[0]).stem, root, PlugIn("", "", "")))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

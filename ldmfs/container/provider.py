@@ -17,21 +17,16 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Awaitable, Callable, Mapping
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
-
-import msgspec
 
 from ..core.device import LogicalDevice
 from ..core.store import Store
 from . import settings as _settings
 from .host import Container
+from .plug_ins import PlugIn
 from .settings import ConfigurationError, convert
-
-GROUP = "ldmfs.providers"
-"""The entry-point group in which plug-ins are found."""
 
 
 class MissingExtra(ConfigurationError, ImportError):
@@ -80,20 +75,6 @@ class Provider:
         """
         assert self.container.nursery is not None, "start_soon is for a container that runs"
         self.container.nursery.start_soon(function, *args)
-
-
-class PlugIn(msgspec.Struct, frozen=True):
-    """A plug-in as a container is told to host it: `target` is `module:class`, `where` its place in a configuration."""
-
-    name: str
-    target: str
-    where: str
-    table: dict[str, Any] = {}
-
-
-def found() -> dict[str, EntryPoint]:
-    """Return the plug-ins that are installed, by name."""
-    return {point.name: point for point in sorted(entry_points(group=GROUP), key=lambda point: point.name)}
 
 
 def load(target: str, where: str = "") -> type[Provider]:

@@ -27,9 +27,10 @@ from .backoff import Backoff
 from .configuration import ContainerConfiguration, SystemOptions, is_changed
 from .endpoint import Endpoint
 from .instance import Instance, any_of
-from .leftover import Adopted
 from .log import Log
+from .orphan import Adopted
 from .standby import Standby
+from .templates import Templates
 from .tree import Tree
 
 log = logging.getLogger("ldmfs.supervisor")
@@ -41,7 +42,9 @@ CONSUMER_IDS = 1 << 32
 class Child:
     """A container of the configuration."""
 
-    def __init__(self, configuration: ContainerConfiguration, system: SystemOptions, at: Tree) -> None:
+    def __init__(
+        self, configuration: ContainerConfiguration, system: SystemOptions, at: Tree, templates: Templates
+    ) -> None:
         self.configuration = configuration
         self.name = configuration.name
         self.state = "starting"
@@ -56,6 +59,7 @@ class Child:
         """Set when the first start has come to an end, good or bad."""
         self._system = system
         self._tree = at
+        self._templates = templates
         self._log = Log(at.root, configuration.name)
         self._endpoint: Endpoint | None = None
         self._standby: Standby | None = None
@@ -158,7 +162,9 @@ class Child:
 
     async def _keep_running(self, endpoint: Endpoint, nursery: trio.Nursery, adopted: Adopted | None) -> None:
         if self.configuration.options.standby:
-            self._standby = Standby(self.configuration, self._system.start_timeout, self._tree, nursery)
+            self._standby = Standby(
+                self.configuration, self._system.start_timeout, self._tree, self._templates, nursery
+            )
             nursery.start_soon(self._standby.run)
         try:
             if adopted is not None:
@@ -190,7 +196,7 @@ class Child:
         try:
             instance = self._standby.take() if self._standby else None
             if instance is None:
-                instance = await Instance.spawn(self._log.path)
+                instance = await Instance.spawn(self._templates, self._log.path)
                 nursery.start_soon(instance.run)
         except OSError as error:
             self.reason, self.usage = f"no process can be started: {error.strerror}", False

@@ -20,7 +20,7 @@ import msgspec
 
 from ..consumer.tree import RESERVED
 from ..container.control import Start
-from ..container.provider import GROUP, PlugIn, found
+from ..container.plug_ins import GROUP, PlugIn, found
 from ..container.settings import ConfigurationError, Doc, Duration, Settings, Size, convert
 from ..core.device import check_name
 from ..core.errors import LdmError

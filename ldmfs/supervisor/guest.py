@@ -17,7 +17,8 @@ import trio
 
 from ..channel.address import address
 from ..consumer import tree
-from ..container.control import Failed, Join, Link, Message, Start
+from ..container.control import Failed, Join, Message, Start
+from ..container.link import Link
 from ..core.device import check_name
 from ..core.errors import LdmError
 from ..fuse.mount import MountError
@@ -25,7 +26,7 @@ from .child import CONSUMER_IDS, Child
 from .configuration import Configuration
 from .endpoint import Endpoint
 from .instance import Instance, any_of
-from .leftover import Adopted
+from .orphan import Adopted
 from .process import Process
 from .tree import Tree
 

@@ -7,13 +7,17 @@ import itertools
 import socket
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 
-from ..container.control import Describe, Description, Failed, Link, Message, Prepared, Ready, Stop
-from .leftover import Adopted
-from .process import Process
+from ..container.control import Describe, Description, Failed, Message, Prepared, Ready, Stop
+from ..container.link import Link
+from .orphan import Adopted
+from .process import Process, TemplateDied
+
+if TYPE_CHECKING:
+    from .templates import Templates
 
 DESCRIBE_SECONDS = 2.0
 """How long a container may take to describe itself for the graph."""
@@ -48,16 +52,18 @@ class Instance:
         self._answers: dict[int, trio.MemorySendChannel[dict[str, Any]]] = {}
 
     @classmethod
-    async def spawn(cls, log: Path) -> Instance:
-        """Start a process, which waits to be told what it is to be.  Raises `OSError`."""
-        ours, theirs = socket.socketpair()
-        with theirs:
-            try:
-                process = await Process.start(theirs, log)
-            except BaseException:
-                ours.close()
-                raise
-        return cls(process, Link(ours))
+    async def spawn(cls, templates: Templates, log: Path) -> Instance:
+        """Start a process, which waits to be told what it is to be; `log` takes its output.  Raises `OSError`."""
+        while True:
+            ours, theirs = socket.socketpair()
+            with theirs:
+                try:
+                    return cls(await templates.fork(theirs, log), Link(ours))
+                except TemplateDied:  # it may have begun a process, which will find its link closed
+                    ours.close()
+                except BaseException:
+                    ours.close()
+                    raise
 
     @classmethod
     def adopted(cls, adopted: Adopted) -> Instance:

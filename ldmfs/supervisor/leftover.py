@@ -13,47 +13,28 @@ import struct
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from ..channel.address import address
 from ..consumer import tree
-from ..container.control import Kept, KeptFds, Link, Stop, encode
+from ..container.control import Stop, encode
 from .process import Process
 
 KILL_SECONDS = 5.0
 """How long a container without a supervisor may take to end before it is killed, and then to be gone."""
 
 
-class Adopted(NamedTuple):
-    """What a container that goes on has kept for its new supervisor."""
+def orphans(root: Path) -> dict[str, socket.socket]:
+    """Return the containers that can be adopted, by `file_name`, each as a socket that is connected to it.
 
-    link: Link
-    kept: Kept
-    fds: KeptFds
-
-
-class Orphan:
-    """A container that runs without a supervisor; we are at its door."""
-
-    def __init__(self, end: socket.socket) -> None:
-        self._link = Link(end)
-
-    async def adopt(self) -> Adopted | None:
-        """Take over the container once it has time for it; None when it has ended."""
-        kept = await self._link.receive()
-        if isinstance(kept, Kept):
-            return Adopted(self._link, kept, KeptFds(*self._link.take_fds()))
-        await self._link.aclose()
-        return None
-
-    async def aclose(self) -> None:
-        """Go away from its door."""
-        await self._link.aclose()
-
-
-def orphans(root: Path) -> dict[str, Orphan]:
-    """Return the containers that can be adopted, by `file_name`: those of this process's own user."""
-    return {name: Orphan(end) for name, end in _doors(root) if _user(end) == os.geteuid()}
+    They are those of this process's own user.
+    """
+    found = {}
+    for name, end in _doors(root):
+        if _user(end) == os.geteuid():
+            found[name] = end
+        else:
+            end.close()
+    return found
 
 
 def _doors(root: Path) -> Iterator[tuple[str, socket.socket]]:

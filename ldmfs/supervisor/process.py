@@ -6,15 +6,22 @@ import contextlib
 import os
 import select
 import signal
-import socket
-import subprocess
-import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import trio
+if TYPE_CHECKING:
+    from .templates import Ending
 
-CONTAINER_MODULE = "ldmfs.container.process"
-"""What the command line of a container's process has in it."""
+
+TEMPLATE_MODULE = "ldmfs.container.template"
+"""What the command line of a container's process has in it, which is a fork of the template."""
+
+TOLD_SECONDS = 1.0
+"""How long it may take until the parent of a process that has ended says how."""
+
+
+class TemplateDied(OSError):
+    """The template ended before it said whether it has begun a process; another one may be asked."""
 
 
 class Process:
@@ -23,26 +30,16 @@ class Process:
     One that has no number here (it is of another PID namespace) seems to live for ever.
     """
 
-    def __init__(self, pid: int, child: subprocess.Popen[bytes] | None = None) -> None:
+    def __init__(self, pid: int, ending: Ending | None = None, pidfd: int = -1) -> None:
         self.pid = pid
-        self._child = child
-        self._fd = -1
+        self._ending = ending
+        self._fd = pidfd
         self._gone = False
-        if pid > 0:
+        if pid > 0 and pidfd < 0:
             try:
                 self._fd = os.pidfd_open(pid)
             except ProcessLookupError:
                 self._gone = True
-
-    @classmethod
-    async def start(cls, link: socket.socket, log: Path) -> Process:
-        """Start a container's process on its end of a control link, which stays the caller's; `log` takes its output.
-
-        Raises `OSError` where there is no room for another process.
-        """
-        await trio.lowlevel.checkpoint()
-        child = _popen(link.fileno(), log)
-        return cls(child.pid, child)
 
     def ends(self, within: float = 0) -> bool:
         """Tell whether it has ended, or does within some seconds, for which this blocks."""
@@ -52,16 +49,21 @@ class Process:
     def is_container(self) -> bool:
         """Whether it is what supervisors start: its number may have become that of another process."""
         with contextlib.suppress(OSError):
-            return CONTAINER_MODULE.encode() in Path(f"/proc/{self.pid}/cmdline").read_bytes()
+            return TEMPLATE_MODULE.encode() in Path(f"/proc/{self.pid}/cmdline").read_bytes()
         return False
 
     async def wait(self) -> None:
-        """Wait until it has ended."""
+        """Wait until it has ended, and its parent has said how."""
+        import trio  # here, since `leftover` is for programs that serve nothing, too
+
         if self._gone:
             return
         if self._fd < 0:
             await trio.sleep_forever()
         await trio.lowlevel.wait_readable(self._fd)
+        if self._ending is not None:
+            with trio.move_on_after(TOLD_SECONDS):
+                await self._ending.known.wait()
 
     def kill(self) -> None:
         """Send SIGKILL, if it is there."""
@@ -71,7 +73,7 @@ class Process:
 
     def outcome(self) -> str:
         """Return how it has ended; of a process that was adopted nobody can know."""
-        status = None if self._child is None else self._child.wait()
+        status = None if self._ending is None else self._ending.status
         if status is None:
             return "ended"
         if status < 0:
@@ -81,21 +83,7 @@ class Process:
 
     def close(self) -> None:
         """Let go of it: it has ended."""
-        if self._child is not None:
-            self._child.wait()
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
             self._gone = True
-
-
-def _popen(fd: int, log: Path) -> subprocess.Popen[bytes]:
-    with open(log, "ab") as output:
-        return subprocess.Popen(
-            [sys.executable, "-m", CONTAINER_MODULE, str(fd)],
-            pass_fds=[fd],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )

@@ -16,6 +16,7 @@ from .backoff import Backoff
 from .configuration import ContainerConfiguration
 from .instance import Instance, any_of
 from .log import Log
+from .templates import Templates
 from .tree import Tree
 
 log = logging.getLogger("ldmfs.supervisor")
@@ -24,13 +25,21 @@ log = logging.getLogger("ldmfs.supervisor")
 class Standby:
     """Keeps a standby for one container, while `run` is under way and one is wanted."""
 
-    def __init__(self, configuration: ContainerConfiguration, timeout: float, at: Tree, nursery: trio.Nursery) -> None:
+    def __init__(
+        self,
+        configuration: ContainerConfiguration,
+        timeout: float,
+        at: Tree,
+        templates: Templates,
+        nursery: trio.Nursery,
+    ) -> None:
         self.reason = ""
         """Why the last one did not get as far as waiting."""
         self._name = configuration.name
         self._prepare = Prepare(configuration.name, configuration.plug_ins)
         self._timeout = timeout
         self._tree = at
+        self._templates = templates
         self._nursery = nursery
         self._backoff = Backoff(configuration.options)
         self._instance: Instance | None = None
@@ -71,7 +80,7 @@ class Standby:
     async def _keep_one(self) -> bool:
         """Start a standby and wait until it is taken; tell whether it was."""
         try:
-            instance = self._instance = await Instance.spawn(Log(self._tree.root, self._name).path)
+            instance = self._instance = await Instance.spawn(self._templates, Log(self._tree.root, self._name).path)
         except OSError as error:
             self._failed(f"cannot be started: {error.strerror}")
             return False

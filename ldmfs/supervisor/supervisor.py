@@ -21,11 +21,15 @@ from .child import Child
 from .configuration import Configuration, ContainerConfiguration, options_of
 from .guest import Guest, host, listen
 from .instance import Instance
-from .leftover import Adopted, Orphan
+from .orphan import Adopted, Orphan
 from .system import create_devices
+from .templates import Templates
 from .tree import Tree
 
 log = logging.getLogger("ldmfs.supervisor")
+
+TEMPLATE_LOG = ".template"
+"""The log of the template, among those of the containers, none of which has this name."""
 
 
 class Supervisor:
@@ -35,6 +39,7 @@ class Supervisor:
         self.configuration = configuration
         self.tree = Tree(root)
         self.children: dict[str, Child | Guest] = {}
+        self.templates = Templates(tree.log_file(root, TEMPLATE_LOG))
         self.system = Container("system", root=root)
         self._nursery: trio.Nursery | None = None
         self._ended = trio.Event()
@@ -45,11 +50,12 @@ class Supervisor:
         The task's status is the list of the containers, once each has started or failed.  Raises
         `ConfigurationError` and `MountError` when there can be no tree at all.
         """
-        orphans = self.tree.prepare()
+        orphans = {name: Orphan(end) for name, end in self.tree.prepare().items()}
         try:
             await trio.to_thread.run_sync(self._load_kernel_modules)
             async with self._serving_system(), trio.open_nursery() as nursery:
                 self._nursery = nursery
+                nursery.start_soon(self.templates.run)
                 children = [self._child(each) for each in self.configuration.containers]
                 async with trio.open_nursery() as starting:
                     for child in children:
@@ -80,7 +86,9 @@ class Supervisor:
             raise ConfigurationError(f"{self.configuration.file}: system.kernel_modules: {error}") from None
 
     def _child(self, configuration: ContainerConfiguration) -> Child:
-        child = self.children[configuration.name] = Child(configuration, self.configuration.system, self.tree)
+        child = self.children[configuration.name] = Child(
+            configuration, self.configuration.system, self.tree, self.templates
+        )
         return child
 
     async def _begin(self, child: Child, orphan: Orphan | None) -> None:

@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import socket
 import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from ..consumer import tree
 from ..container.settings import ConfigurationError
 from ..fuse.mount import FUSE_TYPE, ROOT_SOURCE, mount_root, mounts, unmount
 from ..kernel.device import DIRECTORY
-from .leftover import Orphan, end_all, kill_all, noted, orphans
+from .leftover import end_all, kill_all, noted, orphans
 
 STARTING_SECONDS = 5.0
 """How long a supervisor may take from locking the tree to saying who it is."""
@@ -34,7 +35,7 @@ class Tree:
         self.root = root
         self._lock = -1
 
-    def prepare(self) -> dict[str, Orphan]:
+    def prepare(self) -> dict[str, socket.socket]:
         """Make the root ready; return the containers that run there without a supervisor, by `file_name`.
 
         Raises `ConfigurationError`, with what to do, when that is not possible.

@@ -11,7 +11,8 @@ from mounted.trees import Tree
 
 import ldmfs.testing
 from ldmfs import Container, Request, RequestType
-from ldmfs.container.provider import PlugIn, configure, found, load
+from ldmfs.container.plug_ins import PlugIn, found
+from ldmfs.container.provider import configure, load
 
 from .devices import install
 from .samples import DEVICES, SAMPLES, STACKS

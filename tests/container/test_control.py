@@ -15,8 +15,9 @@ from mounted.trees import become
 
 from ldmfs.channel.address import address, listen
 from ldmfs.container.adoption import Attendance
-from ldmfs.container.control import Describe, Description, Kept, Link, Message, Ready, Start, Stop, encode
+from ldmfs.container.control import Describe, Description, Kept, Message, Ready, Start, Stop, encode
 from ldmfs.container.host import Container
+from ldmfs.container.link import Link
 
 NOBODY = 65534
 

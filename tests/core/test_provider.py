@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from ldmfs.container.host import Container
-from ldmfs.container.provider import PlugIn, Provider, configure, load, load_file, require
+from ldmfs.container.plug_ins import PlugIn
+from ldmfs.container.provider import Provider, configure, load, load_file, require
 from ldmfs.container.settings import ConfigurationError, Settings, Size
 
 GOOD = """

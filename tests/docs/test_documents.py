@@ -16,7 +16,8 @@ import pytest
 
 import ldmfs
 from ldmfs import Container, LdmError
-from ldmfs.container.provider import GROUP, configure, found, load
+from ldmfs.container.plug_ins import GROUP, found
+from ldmfs.container.provider import configure, load
 from ldmfs.core import errors
 from ldmfs.supervisor.configuration import ContainerOptions, SystemOptions, parse
 

@@ -10,7 +10,8 @@ from typing import Any
 from channel.served import Served, served
 
 import ldmfs
-from ldmfs.container.provider import PlugIn, configure, load
+from ldmfs.container.plug_ins import PlugIn
+from ldmfs.container.provider import configure, load
 
 TESTS = Path(__file__).resolve().parent.parent
 

@@ -10,7 +10,8 @@ import pytest
 import trio
 
 from ldmfs import Container, Request, RequestType
-from ldmfs.container.provider import PlugIn, Provider, configure, found, load
+from ldmfs.container.plug_ins import PlugIn, found
+from ldmfs.container.provider import Provider, configure, load
 from ldmfs.core.device import Execution, Peer
 
 Host = Callable[..., Awaitable[Container]]

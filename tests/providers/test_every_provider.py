@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 import ldmfs
-from ldmfs.container.provider import PlugIn, configure, found, load
+from ldmfs.container.plug_ins import PlugIn, found
+from ldmfs.container.provider import configure, load
 from ldmfs.container.settings import keys
 
 NAMES = ["clock", "codec", "faulty", "hash", "null", "sensor", "text"]

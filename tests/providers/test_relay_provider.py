@@ -13,8 +13,9 @@ import pytest
 import ldmfs
 from ldmfs.consumer.local import Here
 from ldmfs.container.host import Container
+from ldmfs.container.plug_ins import PlugIn
 from ldmfs.container.process import hosting
-from ldmfs.container.provider import PlugIn, configure, load
+from ldmfs.container.provider import configure, load
 from ldmfs.container.settings import ConfigurationError
 
 
