@@ -33,13 +33,14 @@ static void prepare(void)
 	tell(FAULTS "fail_usercopy/verbose", "0");
 }
 
-/* The nth of what can fail is to, or nothing: 0. */
+/* The nth of what can fail is to, or nothing: 0.  What was told before may fail the first attempt to tell it. */
 static void fail(unsigned int nth)
 {
 	char text[12];
+	int size = snprintf(text, sizeof(text), "%u", nth);
 
-	if (fail_nth >= 0)
-		CHECK(pwrite(fail_nth, text, snprintf(text, sizeof(text), "%u", nth), 0) > 0);
+	if (fail_nth >= 0 && pwrite(fail_nth, text, size, 0) < 0)
+		CHECK_IS(pwrite(fail_nth, text, size, 0), size);
 }
 
 static bool has_failed(void)
