@@ -227,6 +227,33 @@ CASE(a_killed_consumer_of_a_request_that_cannot_be_cancelled_is_gone_and_its_clo
 	UNTIL(told("opened") == told("closed"));
 }
 
+enum { AT_ONCE = 40 };
+
+static void release(int argument)
+{
+	(void)argument;
+	keeper("release");
+}
+
+CASE(files_that_are_closed_while_their_requests_end_leave_nothing)
+{
+	int fds[AT_ONCE], i, j;
+	struct thread *thread;
+
+	for (i = 0; i < rounds(200); i++) {
+		for (j = 0; j < AT_ONCE; j++) {
+			fds[j] = opened("gate", O_RDWR | O_NONBLOCK);
+			CHECK_IS(write(fds[j], "hello", 5), 5);
+		}
+		thread = in_a_thread(release, 0);
+		for (j = 0; j < AT_ONCE; j++)
+			close(fds[j]);
+		joined(thread);
+	}
+	UNTIL(told("held") == 0);
+	UNTIL(told("opened") == told("closed"));
+}
+
 CASE(a_descriptor_that_was_passed_on_outlives_its_opener)
 {
 	int fd = opened("gate", O_RDWR);

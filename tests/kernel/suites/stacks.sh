@@ -54,6 +54,13 @@ case_x_in_the_kernel_above_y_in_user_space_above_a_in_the_kernel() {
 	same "$(ask $kernel/line abc)" 352441c2
 }
 
+case_the_same_source_relays_from_both_worlds_to_both() {
+	same "$(ask /ldm/x/native_upper hello)" HELLO
+	same "$(ask /ldm/x/native_sum abc)" 352441c2
+	same "$(ask $kernel/upper hello)" HELLO
+	same "$(ask $kernel/sum abc)" 352441c2
+}
+
 case_a_device_that_is_not_there_is_refused() {
 	fails 'No such file or directory' bash -c "exec 3<>$kernel/none"
 }
