@@ -26,7 +26,7 @@ ACCELERATOR = os.environ.get("VM_ACCELERATOR", "tcg,thread=multi")
 LIMIT = 300.0
 """Seconds that a command may take."""
 
-GRACE = 120.0
+GRACE = 600.0
 """Seconds that a guest has on top of it to boot, to look for leaks and to go down."""
 
 CPUS = 2
