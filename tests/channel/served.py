@@ -191,10 +191,17 @@ async def error_of(call: Any) -> LdmError:
     raise AssertionError(f"there is no error, but {value!r}")
 
 
+OBEYS = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+"""What a shell starts in the background is born deaf to Ctrl-C, and so would be what the tests start there."""
+
+
 async def program(source: str, *arguments: object, **options: Any) -> trio.Process:
     """Start a program in Python with its output to be read."""
     return await trio.lowlevel.open_process(
-        [sys.executable, "-c", source, *map(str, arguments)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, **options
+        [sys.executable, "-c", OBEYS + source, *map(str, arguments)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        **options,
     )
 
 
