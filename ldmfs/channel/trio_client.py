@@ -147,7 +147,7 @@ class TrioClient:
         id, frames, arenas = prepare(*args, waiter)
         try:
             client.send(frames, arenas)
-            await (self._follow(waiter) if self._leading else self._lead(waiter))
+            await (self._follow(waiter) if self._leading else self._lead(waiter, YIELDS))
         except BaseException:
             with contextlib.suppress(ValueError):
                 client.leave(client.machine.cancel(id))
@@ -192,22 +192,25 @@ class TrioClient:
         if not self._leading and self._parked:
             next(iter(self._parked.values())).set()
 
-    async def _lead(self, waiter: Waiter) -> None:
-        """Read the socket until the waiter has its outcome."""
+    async def _lead(self, waiter: Waiter, yields: int = 0) -> None:
+        """Read the socket until the waiter has its outcome.
+
+        `yields` is for what was sent just now, so that its answer cannot be there yet: where the machine has much to
+        do, a yield lasts as long as the turns of all others.
+        """
         client = self._client
         self._leading = True
         try:
-            yields = YIELDS
             while waiter.outcome is None:
                 self._turns += 1
                 if not self._turns % FAIR_TURNS:
                     await trio.lowlevel.checkpoint()
                 if yields:
+                    yields -= 1
                     os.sched_yield()
                 size = client.receive()
                 if size < 0:
                     if yields:
-                        yields -= 1
                         continue
                     try:
                         await trio.lowlevel.wait_readable(client.socket)

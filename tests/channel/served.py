@@ -23,7 +23,7 @@ from ldmfs.channel.address import listen
 from ldmfs.consumer import blocking
 from ldmfs.consumer.tree import channel_socket
 
-SECONDS = 20.0
+SECONDS = 50.0
 """After which something is taken to hang."""
 
 MIB = 1 << 20
