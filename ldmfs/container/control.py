@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from ..fuse.unanswered import NOTHING, Unanswered
+from ..fuse.unanswered import Unanswered
 from .plug_ins import PlugIn
 
 
@@ -74,7 +74,7 @@ class Start(msgspec.Struct, tag="start", frozen=True):
     first_consumer_id: int = 1
     reissue: bool = False
     """What it leaves unanswered is for the next instance."""
-    unanswered: Unanswered = NOTHING
+    unanswered: tuple[Unanswered, ...] = ()
     """What is known of the last requests of those before it."""
     by_hand: bool = False
     restarts: int = 0

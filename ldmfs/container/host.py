@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, overload
 
@@ -17,10 +17,13 @@ from ..core.dispatch import Dispatch
 from ..core.errors import LdmError
 from ..core.registry import Registry
 from ..core.tables import LeftConsumer, Stage
-from ..fuse.unanswered import NOTHING, Unanswered
+from ..fuse.unanswered import Unanswered
 from .state import SharedState
 
 log = logging.getLogger("ldmfs.container")
+
+OWN = "ldmfs"
+"""Under which name the state area keeps what is the container's own; no plug-in has it."""
 
 MAX_THREADS = 64
 """Handlers of one container that run in worker threads at one time; more wait for a thread."""
@@ -116,7 +119,7 @@ class Container:
         """
         self.registry.destroy_device(name)
 
-    async def adopt(self, unanswered: Unanswered = NOTHING) -> None:
+    async def adopt(self, unanswered: Iterable[Unanswered] = ()) -> None:
         """Take over what the instance before this one has left: its consumers, and the close handlers that it owes.
 
         `unanswered` is what the kernel tells of their last requests.  Once, when the devices are there and before
@@ -128,13 +131,22 @@ class Container:
             log.error("the state area was written over: %d entries are lost. %s", left.damaged, left.store_damage)
         for request in left.requests:
             self.area.requests.remove(request.slot)
+        own = self.area.store(OWN)
+        known = int(own.get("known") or 0)
+        news = [each for each in unanswered if each.number > known]
+        kept: list[LeftConsumer] = []
+        for consumer in left.consumers:
+            if consumer.is_gone or any(_is_gone(consumer, each) for each in news):
+                self.area.consumers.closing(consumer.id)
+                self.nursery.start_soon(self._close_owed, msgspec.structs.replace(consumer, stage=Stage.CLOSING))
+                continue
+            if any(consumer.id in each.told for each in news):
+                self.area.consumers.idle(consumer.id)
+            kept.append(consumer)
+        if news:
+            own.put("known", b"%d" % news[-1].number)  # from here on it would be wrong to do this once more
         async with trio.open_nursery() as nursery:
-            for consumer in left.consumers:
-                if consumer.is_gone or _is_gone(consumer, unanswered):
-                    self.nursery.start_soon(self._close_owed, msgspec.structs.replace(consumer, stage=Stage.CLOSING))
-                    continue
-                if consumer.id in unanswered.told:
-                    self.area.consumers.idle(consumer.id)
+            for consumer in kept:
                 nursery.start_soon(self.dispatch.adopt, consumer)
 
     async def _close_owed(self, consumer: LeftConsumer) -> None:

@@ -24,7 +24,7 @@ from ..fuse import handover
 from ..fuse.mount import Connection
 from ..fuse.operations import Operations
 from ..fuse.session import serve
-from ..fuse.unanswered import NOTHING, Unanswered
+from ..fuse.unanswered import Unanswered
 from .adoption import Attendance
 from .control import Failed, HandedOver, Prepare, Prepared, Start
 from .host import Container
@@ -39,7 +39,7 @@ log = logging.getLogger("ldmfs.container")
 
 @contextlib.asynccontextmanager
 async def hosting(
-    container: Container, providers: Iterable[Provider], unanswered: Unanswered = NOTHING
+    container: Container, providers: Iterable[Provider], unanswered: Iterable[Unanswered] = ()
 ) -> AsyncIterator[None]:
     """Start providers, and stop them, in reverse, when the context ends; consumers that are left are closed first."""
     Container.current = container

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
+import time
 from typing import Protocol
 
 import msgspec
@@ -35,8 +36,10 @@ ROOM = (1 << 20) + (1 << 16)
 
 
 class Unanswered(msgspec.Struct, frozen=True):
-    """What the next instance has to know of its predecessors' last requests."""
+    """What the next instance has to know of an earlier one's last requests."""
 
+    number: int = 0
+    """When it was, in ns of the machine's clock, so that none is taken for news that an instance was told before."""
     opening: tuple[int, ...] = ()
     """Threads that wait in an open, or were told that it failed: so it was not answered, whatever the state area says.
     """
@@ -44,10 +47,6 @@ class Unanswered(msgspec.Struct, frozen=True):
     """Consumers that are gone, of which the kernel will not tell again."""
     told: tuple[int, ...] = ()
     """Consumers that got an error for the read or write that was under way."""
-
-    def and_then(self, later: Unanswered) -> Unanswered:
-        """Return both: an instance ended before it could make use of what it was told."""
-        return Unanswered(self.opening + later.opening, self.released + later.released, self.told + later.told)
 
 
 NOTHING = Unanswered()
@@ -93,7 +92,7 @@ def take_back(connection: Connection, *, fail: bool) -> Unanswered:
         _answer(connection.fd, unique, 0 if opcode in (RELEASE, RELEASEDIR) else errno.ECONNABORTED)
     if again:
         connection.resend()
-    return Unanswered(tuple(opening), tuple(released), tuple(told))
+    return Unanswered(time.monotonic_ns(), tuple(opening), tuple(released), tuple(told))
 
 
 def _read(fd: int, buffer: bytearray) -> int:

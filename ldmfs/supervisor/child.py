@@ -22,7 +22,7 @@ import trio
 from ..consumer import tree
 from ..container.control import Start
 from ..fuse.mount import MountError
-from ..fuse.unanswered import NOTHING
+from ..fuse.unanswered import Unanswered
 from .backoff import Backoff
 from .configuration import ContainerConfiguration, SystemOptions, is_changed
 from .endpoint import Endpoint
@@ -67,7 +67,8 @@ class Child:
         self._last: Start | None = None
         """What the instance was started with, or the one before it."""
         self._has_run = False
-        self._unanswered = NOTHING
+        self._unanswered: tuple[Unanswered, ...] = ()
+        """Of instances before the one that was ready last, and of that one."""
         self._backoff = Backoff(configuration.options)
         self._scope = trio.CancelScope()
         self._ended = trio.Event()
@@ -76,7 +77,7 @@ class Child:
         """Make `run` possible once more, after it has ended."""
         self.settled, self._ended, self._scope = trio.Event(), trio.Event(), trio.CancelScope()
         self._backoff = Backoff(self.configuration.options)
-        self._last, self._has_run, self._unanswered = None, False, NOTHING
+        self._last, self._has_run, self._unanswered = None, False, ()
         self.reason, self.note, self.usage = "", "", False
         self._set("starting")
 
@@ -156,7 +157,7 @@ class Child:
             return await Endpoint.open(self._tree, self.name, self.configuration.options.state_size)
         self._last = adopted.kept.start
         self.restarts = self._last.restarts
-        self._unanswered = NOTHING if adopted.kept.ready else self._last.unanswered
+        self._unanswered = () if adopted.kept.ready else self._last.unanswered
         self._has_run = adopted.kept.ready or self._last.first_consumer_id > CONSUMER_IDS
         return Endpoint.adopted(self._tree, self._last, adopted.fds)
 
@@ -228,7 +229,7 @@ class Child:
             with trio.CancelScope(shield=True):
                 await instance.end(self._system.stop_timeout)
             if self._has_run and self._last is not None:
-                self._unanswered = self._unanswered.and_then(endpoint.take_back(fail=not self._last.reissue))
+                self._unanswered = (*self._unanswered, endpoint.take_back(fail=not self._last.reissue))
             endpoint.let_go()
             self._instance, self.pid = None, None
             self.usage = instance.usage
@@ -265,7 +266,7 @@ class Child:
 
     def _now_running(self, since: float) -> None:
         self._has_run = True
-        self._unanswered = NOTHING
+        self._unanswered = ()
         self.state, self.since = "running", since
         self.settled.set()
         if self._standby is not None:
