@@ -40,6 +40,10 @@ class KeptReplies:
     def __init__(self, clock: Callable[[], float]) -> None:
         self.clock = clock
         self.bytes = 0
+        self.added: Callable[[Key, KeptReply], object] = lambda key, kept: None
+        """Called with each reply that is kept from now on, and for whom."""
+        self.dropped: Callable[[KeptReply], object] = lambda kept: None
+        """Called with each that is kept no longer."""
         self._kept: dict[Key, KeptReply] = {}
 
     def __len__(self) -> int:
@@ -52,8 +56,10 @@ class KeptReplies:
         if peer.session == NO_SESSION:
             return
         self._drop((device, peer.uid, peer.session))
-        self._kept[device, peer.uid, peer.session] = KeptReply(writer, data, error, self.clock() + KEPT_SECONDS)
+        reply = KeptReply(writer, data, error, self.clock() + KEPT_SECONDS)
+        self._kept[device, peer.uid, peer.session] = reply
         self.bytes += len(data)
+        self.added((device, peer.uid, peer.session), reply)
         self.expire()
         while len(self._kept) > MAX_KEPT or self.bytes > MAX_KEPT_BYTES:
             self._drop(next(iter(self._kept)))
@@ -69,12 +75,16 @@ class KeptReplies:
         self._kept[key] = kept
         self.bytes += len(kept.data)
 
-    def take(self, device: int, peer: Peer) -> KeptReply | None:
-        """Return the reply that waits for a reader like `peer`, which is thereby no longer kept, or None."""
+    def find(self, device: int, peer: Peer) -> KeptReply | None:
+        """Return the reply that waits for a reader like `peer`, or None."""
         if not self._kept or peer.session == NO_SESSION:
             return None
         self.expire()
-        return self._drop((device, peer.uid, peer.session))
+        return self._kept.get((device, peer.uid, peer.session))
+
+    def take(self, device: int, peer: Peer) -> KeptReply | None:
+        """Return the reply that waits for a reader like `peer`, which is thereby no longer kept, or None."""
+        return self._drop((device, peer.uid, peer.session)) if self.find(device, peer) else None
 
     def withdraw(self, device: int, peer: Peer, writer: int) -> None:
         """Forget what consumer `writer` left: it goes on with the file itself, through another descriptor."""
@@ -100,4 +110,5 @@ class KeptReplies:
         kept = self._kept.pop(key, None)
         if kept is not None:
             self.bytes -= len(kept.data)
+            self.dropped(kept)
         return kept

@@ -285,7 +285,7 @@ class MessageFile:
     def _begin_read(self, size: int, offset: int) -> None:
         """Take the reply that an earlier consumer of the same session left, or else send a READ."""
         device, peer = self.consumer.device, self.consumer.peer
-        kept = self._around.kept.take(device.id, peer)
+        kept = self._around.kept.find(device.id, peer)
         if kept is None:
             request = Request(RequestType.READ, length=size)
             self._begin(request)
@@ -293,6 +293,9 @@ class MessageFile:
         else:
             self._remember(None, offset)
             self._exchange.finish(self._exchange.start(), kept.error or Reply(kept.data))
+            if self._reissue and (record := self.record()) is not None:  # a kill in between does not lose it
+                self._store_record(record)
+            self._around.kept.take(device.id, peer)
 
     def _start(self, request: Request) -> None:
         number = self._exchange.start()
@@ -341,10 +344,12 @@ class MessageFile:
             if self._recorded:
                 self._forget()
             return
+        self._store_record(Asked(begin_of_reply, request.type, request.length, request.data))  # type: ignore[arg-type]
+
+    def _store_record(self, record: Record) -> None:
         assert self._store is not None
-        asked = Asked(begin_of_reply, request.type, request.length, request.data)  # type: ignore[arg-type]
         try:
-            self._store.put(str(self.consumer.id), encode(asked))
+            self._store.put(str(self.consumer.id), encode(record))
             self._recorded = True
         except NoSpace:  # it will be lost with this process, as where nothing is reissued
             self._forget()

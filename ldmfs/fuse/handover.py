@@ -7,15 +7,16 @@ kept for the next reader of a session.  Killed before that, it is as after any c
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Protocol
 
 import trio
 
 from ..core.errors import LdmError, NoSpace, ProviderDied, from_errno
-from ..core.kept import KEPT_SECONDS, KeptReplies, KeptReply
+from ..core.kept import KEPT_SECONDS, KeptReplies, KeptReply, Key
 from ..core.store import Store, Transaction
 from . import records
 from .files import BlockFile, MessageFile
@@ -92,21 +93,26 @@ def leave(holder: Holder) -> None:
 def _put_all(transaction: Transaction, left: dict[str, records.Record], kept: KeptReplies) -> None:
     for key, record in left.items():
         transaction.put(key, records.encode(record))
-    for number, record in enumerate(_kept_records(kept)):
-        transaction.put(f"{KEPT}{number}", records.encode(record))
+    for each in kept.left():
+        transaction.put(_key(each[1].writer), _kept_record(kept, *each))
 
 
-def _kept_records(kept: KeptReplies) -> Iterator[records.Kept]:
-    ahead = time.time() - kept.clock()
-    for (device, uid, session), reply in kept.left():
-        error = reply.error
-        data = bytes(reply.data) if error is None else str(error).encode()
-        errno = 0 if error is None else error.errno
-        yield records.Kept(device, uid, session, reply.writer, reply.expires + ahead, errno, data)
+def _key(writer: int) -> str:
+    return f"{KEPT}{writer}"
 
 
-def go_on(store: Store, kept: KeptReplies, consumers: Iterable[int]) -> None:
-    """Keep the replies that the instance before has kept; drop what it left of files that are not open any more."""
+def _kept_record(kept: KeptReplies, key: Key, reply: KeptReply) -> bytes:
+    error = reply.error
+    data = bytes(reply.data) if error is None else str(error).encode()
+    errno = 0 if error is None else error.errno
+    return records.encode(records.Kept(*key, reply.writer, reply.expires + time.time() - kept.clock(), errno, data))
+
+
+def go_on(store: Store, kept: KeptReplies, consumers: Iterable[int], *, reissue: bool) -> None:
+    """Keep the replies that the instance before has kept; drop what it left of files that are not open any more.
+
+    Where requests are reissued the replies stay in the store, for the instance after this one.
+    """
     there = {str(id) for id in consumers}
     ahead = time.time() - kept.clock()
 
@@ -119,7 +125,17 @@ def go_on(store: Store, kept: KeptReplies, consumers: Iterable[int]) -> None:
                 error = from_errno(record.errno, record.data.decode()) if record.errno else None
                 reply = KeptReply(record.writer, b"" if error else record.data, error, expires)
                 kept.go_on_with((record.device, record.uid, record.session), reply)
+                if reissue:
+                    continue
             if key not in there:
                 transaction.delete(key)
 
     store.update(take)
+    if reissue:
+        kept.added = lambda key, reply: _store_kept(store, kept, key, reply)
+        kept.dropped = lambda reply: store.delete(_key(reply.writer))
+
+
+def _store_kept(store: Store, kept: KeptReplies, key: Key, reply: KeptReply) -> None:
+    with contextlib.suppress(NoSpace):  # it is lost with the process then
+        store.put(_key(reply.writer), _kept_record(kept, key, reply))

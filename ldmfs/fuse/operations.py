@@ -118,7 +118,7 @@ class Operations(pyfuse3.Operations):
                 self._files[consumer.id] = adopted_file(self, consumer)
         if files is not None:
             messages = [id for id, file in self._files.items() if isinstance(file, MessageFile)]
-            handover.go_on(files, self.kept, messages)
+            handover.go_on(files, self.kept, messages, reissue=reissue)
 
     def wake_waiters(self, polls: Polls) -> None:
         """Wake those who wait in poll(2) for an earlier instance of the container; they ask this one then."""

@@ -145,7 +145,7 @@ class Life:
         for consumer in tuple(instance.registry.consumers.values()):
             instance.files_by_id[consumer.id] = adopted_file(instance, consumer)
         assert instance.files is not None
-        handover.go_on(instance.files, instance.kept, instance.files_by_id)
+        handover.go_on(instance.files, instance.kept, instance.files_by_id, reissue=self.reissue)
         for file in self.opened:
             file.instance = instance
         return instance

@@ -217,6 +217,24 @@ def test_an_epoll_outlives_kills(mount: Mount) -> None:
             epoll.poll(0)
 
 
+def test_a_reply_that_is_kept_for_the_next_reader_outlives_kills(mount: Mount) -> None:
+    tree = mount(TEXT.format(policy="reissue"))
+    path = tree.root / "text/upper"
+    with opened(path, os.O_WRONLY) as fd:
+        os.write(fd, b"hello")
+    kill(tree, "text")
+    kill(tree, "text")
+    with opened(path, os.O_RDONLY) as fd:
+        assert os.read(fd, 2) == b"HE"
+        kill(tree, "text")
+        assert read_all(fd) == b"LLO"
+    kill(tree, "text")
+    with opened(path, os.O_WRONLY) as fd:
+        os.write(fd, b"again")
+    with opened(path, os.O_RDONLY) as fd:
+        assert read_all(fd) == b"AGAIN"
+
+
 # -- fail
 
 
