@@ -3,6 +3,7 @@
 # make build    sets up what the others need, and .venv/bin/ldmfs
 # make bench    measures, and writes bench/RESULTS.md
 # make lint     types, style
+# make chaos    kills providers and consumers at random under load, for `SECONDS=…`; `SEED=…` repeats what was decided
 #
 # make test-user            the tests that need no guest
 # make test-kernel          the kernel module's tests, in guests
@@ -25,8 +26,10 @@ GUEST_ARGS ?= -q -n 2
 
 FUZZ_SECONDS ?= 60
 PROVIDER ?=
+SECONDS ?= 60
+SEED ?=
 
-.PHONY: build run test test-user bench lint format clean kernel-packages test-kernel kmod kmod-check kmod-install vm test-kernel-debug
+.PHONY: build run test test-user chaos bench lint format clean kernel-packages test-kernel kmod kmod-check kmod-install vm test-kernel-debug
 
 build: $(SETUP)
 
@@ -41,6 +44,9 @@ test: test-user test-kernel
 
 test-user: build
 	$(BIN)/pytest $(PYTEST_ARGS) --ignore=tests/kernel
+
+chaos: build
+	cd tests && ../$(BIN)/python -m chaos --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 test-kernel: build kernel-packages
 	$(BIN)/pytest $(GUEST_ARGS) tests/kernel

@@ -25,6 +25,7 @@ ENTRY_POINTS = """\
 [ldmfs.providers]
 probe = mounted.providers:Probe
 mortal = mounted.mortal:Mortal
+chaos = chaos.providers:Chaos
 broken = mounted.there_is_no_such_module:Nothing
 brittle = mounted.brittle:Brittle
 """
