@@ -3,7 +3,7 @@
 # make build    sets up what the others need, and .venv/bin/ldmfs
 # make bench    measures, and writes bench/RESULTS.md
 # make lint     types, style
-# make chaos    kills providers and consumers at random under load, for `SECONDS=…`; `SEED=…` repeats what was decided
+# make chaos    kills containers, consumers and supervisors at random under load, for `SECONDS=…`; `SEED=…` repeats what was decided
 #
 # make test-user            the tests that need no guest
 # make test-kernel          the kernel module's tests, in guests

@@ -23,6 +23,7 @@ log = @log
 block = "{base}/block-fail"
 [reissue]
 on_crash = "reissue"
+standby = true
 max_crashes = 1000000
 max_pause = "0 s"
 [reissue.chaos]

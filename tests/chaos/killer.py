@@ -16,12 +16,12 @@ from typing import NamedTuple
 from mounted.trees import Tree
 
 from .ledger import Ledger
-from .load import POLICIES, SLOTS, Process
+from .load import POLICIES, SLOTS, STANDBY, Process
 
 HANG_SECONDS = 45.0
 """After which a consumer that gets nothing done is taken to hang."""
 
-ACTIONS = {"container": 10, "consumer": 6, "both": 3, "containers": 1, "twice": 2}
+ACTIONS = {"container": 10, "consumer": 6, "both": 3, "containers": 1, "twice": 2, "standby": 2, "supervisor": 2}
 """What is done, and how often."""
 
 
@@ -55,6 +55,8 @@ class Killer:
         self.processes = processes
         self.kills: Counter[str] = Counter()
         self.actions: Counter[str] = Counter()
+        self.standbys = 0
+        """Standbys that were killed, or instances that had been one a moment before."""
         self._since: dict[str, int] = dict.fromkeys(POLICIES, 0)
 
     def run(self, seed: int, seconds: float) -> bool:
@@ -90,6 +92,23 @@ class Killer:
         pid = self.tree.pid(decision.container)
         if self.kill(decision.container, end) and self._wait(lambda: self.tree.pid(decision.container) != pid, end):
             self._kill_now(decision.container)
+            self._since[decision.container] = self._served(decision.container)
+
+    def do_standby(self, decision: Decision, end: float) -> None:
+        """Kill the process that waits to take over, if there is one by now."""
+        with contextlib.suppress(OSError, ValueError):
+            self._kill_process(int((self.tree.root / ".ldmfs/standby" / STANDBY).read_text()))
+            self.standbys += 1
+
+    def do_supervisor(self, decision: Decision, end: float) -> None:
+        """Kill the supervisor while its containers run, and start another one."""
+        for container in POLICIES:
+            if not self._wait(lambda name=container: self._served(name) > self._since[name] + 3, end):
+                return
+        self._kill_process(self.tree.supervisor())
+        done = self.tree.ldmfs("mount", "--background", "--config", self.tree.base / "tree.toml")
+        if done.returncode:
+            self.ledger.broke("ldmfs mount", done.stderr)
 
     # -- how
 
@@ -102,16 +121,22 @@ class Killer:
         return True
 
     def _kill_now(self, container: str) -> None:
-        pid = self.tree.pid(container)
-        with contextlib.suppress(ProcessLookupError):
+        if self._kill_process(self.tree.pid(container)):
+            self.kills[container] += 1
+
+    @staticmethod
+    def _kill_process(pid: int) -> bool:
+        """Kill a process of ldmfs; return False where it is gone."""
+        with contextlib.suppress(ProcessLookupError, FileNotFoundError):
             pidfd = os.pidfd_open(pid)
             try:
-                if b"ldmfs.container.process" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                if b"ldmfs" in Path(f"/proc/{pid}/cmdline").read_bytes():
                     signal.pidfd_send_signal(pidfd, signal.SIGKILL)
                     select.select([pidfd], [], [], HANG_SECONDS)
-                    self.kills[container] += 1
+                    return True
             finally:
                 os.close(pidfd)
+        return False
 
     def _served(self, container: str) -> int:
         return sum(self.ledger.done(process.slot) for process in self.processes if process.container == container)

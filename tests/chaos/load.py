@@ -18,6 +18,10 @@ POLICIES = {"fail": "fail", "reissue": "reissue", "upper": "fail"}
 """The containers, and what becomes of their requests."""
 
 
+STANDBY = "reissue"
+"""The container that has a standby."""
+
+
 class Stacked(consumers.LongFile):
     """A device over one in another container."""
 
