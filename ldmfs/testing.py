@@ -71,11 +71,14 @@ Sample = Request | bytes | None
 class Handle(Protocol):
     """A device that was opened."""
 
-    consumer_id: int
-    kind: Kind
-    size: int
-    accepts: frozenset[RequestType]
-
+    @property
+    def consumer_id(self) -> int: ...
+    @property
+    def kind(self) -> Kind: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def accepts(self) -> frozenset[RequestType]: ...
     async def send(self, request: Request) -> Reply: ...
     async def close(self) -> None: ...
 

@@ -58,8 +58,14 @@ class BlockingClient:
     answer; who leaves without one (an interrupt, `request_soon`) leaves that to the thread of the completion handlers.
     """
 
-    def __init__(self, sock: socket.socket, own_container: str = "", limits: Limits | None = None) -> None:
+    def __init__(
+        self, sock: socket.socket, own_container: str = "", limits: Limits | None = None, path: Path | None = None
+    ) -> None:
+        """Begin with a connection; `path` is where another one can be made, to a provider that has moved."""
         self._client = Client(sock, own_container, limits)
+        self._path = path
+        self._before: list[socket.socket] = []
+        """Sockets of connections that have moved, in which a thread may wait still."""
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._leader: Waiter | None = None
@@ -86,6 +92,14 @@ class BlockingClient:
         """Whether the connection is at its end, and a new one is to be made."""
         return self._client.lost
 
+    def id_now(self, consumer_id: int) -> int:
+        """Return the consumer id that a device has now, which had `consumer_id` when it was opened."""
+        return self._client.id_now(consumer_id)
+
+    def is_refused(self, consumer_id: int) -> bool:
+        """Tell whether a device was refused by a provider that has moved, so that it has to be opened anew."""
+        return self._client.is_refused(consumer_id)
+
     def alive(self) -> bool:
         """Tell whether the provider's process is there, by looking, which `lost` does not."""
         with self._lock:
@@ -104,6 +118,9 @@ class BlockingClient:
         """Close a device; returns when its close handler has run, or the provider is gone."""
         with contextlib.suppress(LdmError):
             self._call(self._client.close, consumer_id)
+        with self._lock:
+            if self._completed and self._client.held is not None:  # of what was held back; their thread may be reading
+                threading.Thread(target=self._run_completed, name="ldmfs-completions", daemon=True).start()
 
     def request(self, consumer_id: int, device: str, request: Request, blocks: int) -> Reply:
         """Send a request and wait for the reply; raises its error.  KeyboardInterrupt cancels it."""
@@ -159,10 +176,10 @@ class BlockingClient:
 
         The usual case, in which nobody else waits, is kept in this one function, since a call costs as much as a lock.
         """
-        waiter, client, lock, id = Waiter(), self._client, self._lock, 0
+        waiter, client, lock = Waiter(), self._client, self._lock
         try:
             with lock:
-                id, frames, arenas = prepare(*args, waiter)
+                _, frames, arenas = prepare(*args, waiter)
                 client.send(frames, arenas)
                 leader = self._leader
                 if leader is None:
@@ -174,8 +191,13 @@ class BlockingClient:
                 if client.outbox:
                     outcome = self._exchange(waiter)
                     continue
+                if client.away:
+                    outcome = self._reconnect(waiter)
+                    continue
                 try:
                     size = client.receive_into(buffer)
+                except ConnectionResetError:
+                    size = client.receive()
                 except OSError:
                     size = 0
                 with lock:
@@ -187,11 +209,11 @@ class BlockingClient:
                     if type(outcome) is Reply and not (self._followers or self._pushing or client.outbox):
                         self._leader = None
                         return outcome
-                    if outcome is not None or not size:
+                    if outcome is not None or not (size or client.away):
                         self._resign()
                         break
         except BaseException:
-            self._interrupted(waiter, id)
+            self._interrupted(waiter)
             raise
         finally:
             if self._leader is waiter:
@@ -206,7 +228,7 @@ class BlockingClient:
         if self._followers:
             self._changed.notify_all()
 
-    def _interrupted(self, waiter: Waiter, id: int) -> None:
+    def _interrupted(self, waiter: Waiter) -> None:
         """Cancel what `_call` was interrupted in; make good a packet that was received and not taken, or by half.
 
         The first byte of the buffer, the frame's kind, is 0 whenever there is no packet to be taken.
@@ -221,7 +243,7 @@ class BlockingClient:
                     client.take(client.size_received())
                 client.buffer[0] = 0
             with contextlib.suppress(ValueError):
-                client.leave(client.machine.cancel(id))
+                client.cancel(waiter)
             if client.outbox:
                 self._need_thread()
 
@@ -244,6 +266,38 @@ class BlockingClient:
                     self._taking = False
                 client.flush()
         return waiter.outcome
+
+    def _reconnect(self, waiter: Waiter) -> Outcome | None:
+        """Go on with the process that has taken the provider's place, or end the connection where there is none.
+
+        Return the waiter's outcome, if it has one by then.
+        """
+        client = self._client
+        sock: socket.socket | None = None
+        error: LdmError = NotServed("the provider has moved")
+        try:
+            if self._path is not None:
+                sock = connect(self._path)
+        except LdmError as refused:
+            error = refused
+        except OSError as failed:
+            error = NotServed(f"the provider has moved: {failed.strerror}")
+        with self._lock:
+            if not client.away:  # it was closed meanwhile
+                if sock is not None:
+                    sock.close()
+            elif sock is None:
+                client.lose(error)
+                self._changed.notify_all()
+            else:
+                self._before.append(client.resume(sock))
+                self._close_before()
+        return waiter.outcome
+
+    def _close_before(self) -> None:
+        if not self._pushing:
+            while self._before:
+                self._before.pop().close()
 
     def _follow(self, waiter: Waiter) -> None:
         """Return when the waiter has its outcome or has become the leader; push frames out meanwhile."""
@@ -272,6 +326,7 @@ class BlockingClient:
                 self._pushing -= 1
                 self._client.flush()
                 self._drained()
+                self._close_before()
                 self._close_if_lost()
 
     def _drained(self) -> None:
@@ -334,13 +389,19 @@ class BlockingClient:
             self._complete_some()
 
     def _complete_some(self) -> None:
-        """Run the handlers of what has ended, or wait for an end; its variables, and so replies, are gone behind it."""
+        """Wait for an end, where nothing has ended, and run the handlers of what has."""
         with self._lock:
-            completed, self._completed = self._completed, deque()
-        if not completed:
+            waits = not self._completed
+        if waits:
             with contextlib.suppress(LdmError):
                 self._call(self._wait_for_any)
             self._due = None
+        self._run_completed()
+
+    def _run_completed(self) -> None:
+        """Run the handlers of what has ended; its variables, and so replies, are gone behind it."""
+        with self._lock:
+            completed, self._completed = self._completed, deque()
         while completed:
             run_handler(*completed.popleft())
 

@@ -31,8 +31,10 @@ from ..core.errors import (
     LdmError,
     NotSupported,
     ProtocolError,
+    ProviderDied,
     ProviderFailed,
     RequestCancelled,
+    StaleHandle,
 )
 from ..core.events import (
     ArenaGone,
@@ -62,6 +64,9 @@ ALONE_TURNS = 16
 MAX_DESCRIPTORS = 8
 """Room for descriptors with a packet; MEMORY comes with one, and what is too many ends the connection."""
 
+GIVE_UP_SECONDS = 1.0
+"""How long, at a handover's deadline, handlers may take to end that are cancelled, and consumers to take replies."""
+
 SO_PEERGROUPS = 59
 """Socket option that tells a peer's supplementary groups (`include/uapi/asm-generic/socket.h`)."""
 
@@ -76,8 +81,30 @@ _libc = ctypes.CDLL(None)
 
 async def serve(listener: socket.socket, registry: Registry, dispatch: Dispatch) -> None:
     """Take in connections on a listening `SOCK_SEQPACKET` socket until cancelled."""
-    listening = trio.socket.from_stdlib_socket(listener)
-    async with trio.open_nursery() as nursery:
+    await Server(listener, registry, dispatch).run()
+
+
+class Server:
+    """What takes in connections on a listening `SOCK_SEQPACKET` socket, which stays the caller's, and those it has."""
+
+    def __init__(self, listener: socket.socket, registry: Registry, dispatch: Dispatch) -> None:
+        self._listener = listener
+        self._registry = registry
+        self._dispatch = dispatch
+        self._accepting = trio.CancelScope()
+        self._all_accepted = trio.Event()
+        self._connections: set[Connection] = set()
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        listening = trio.socket.from_stdlib_socket(self._listener)
+        async with trio.open_nursery() as nursery:
+            with self._accepting:
+                await self._accept(listening, nursery)
+            self._all_accepted.set()
+            await trio.sleep_forever()  # and serve the connections that there are
+
+    async def _accept(self, listening: trio.socket.SocketType, nursery: trio.Nursery) -> None:
         while True:
             try:
                 sock, _ = await listening.accept()
@@ -87,7 +114,43 @@ async def serve(listener: socket.socket, registry: Registry, dispatch: Dispatch)
                 continue
             end = socket.socket(fileno=sock.detach())
             end.setblocking(False)
-            nursery.start_soon(Connection(end, registry, dispatch, nursery).run)
+            connection = Connection(end, self._registry, self._dispatch, nursery)
+            self._connections.add(connection)
+            nursery.start_soon(self._serve, connection)
+
+    async def _serve(self, connection: Connection) -> None:
+        await connection.run()
+        await connection.ended.wait()
+        self._connections.discard(connection)
+
+    async def hand_over(self, deadline: float, others: trio.Event) -> None:
+        """Answer what has come, until `deadline`, and end the connections: consumers go on with the next instance.
+
+        What is outstanding may wait for requests that come on behalf of this container, over any connection, so these
+        are taken until nothing is outstanding, on this path or, as `others` tells, on another one.  What still runs at
+        the deadline fails with `ProviderDied`.
+        """
+        self._accepting.cancel()
+        await self._all_accepted.wait()  # it may have one in hand
+        with trio.move_on_at(deadline) as time:
+            self._announce(inner=True)
+            await others.wait()
+            await self._all_idle()
+            self._announce(inner=False)
+            await self._all_idle()
+        if time.cancelled_caught:
+            self._announce(inner=False)
+        async with trio.open_nursery() as nursery:
+            for connection in self._connections:
+                nursery.start_soon(connection.finish)
+
+    def _announce(self, *, inner: bool) -> None:
+        for connection in self._connections:
+            connection.move(inner=inner)
+
+    async def _all_idle(self) -> None:
+        while busy := [connection for connection in self._connections if not connection.idle]:
+            await busy[0].wait_idle()
 
 
 class _OpenDevice(msgspec.Struct):
@@ -120,6 +183,10 @@ class Connection:
         self._outbox: deque[bytes] = deque()
         self._flushed = trio.Event()
         """Set when the outbox is empty again; a new one whenever it fills."""
+        self._idle: trio.Event | None = None
+        self._ending: LdmError | None = None
+        """What requests end with that are given up, as the container's time is over."""
+        self.ended = trio.Event()
 
     async def run(self) -> None:
         """Read until the connection ends, and close what it has left open; or until another task reads."""
@@ -148,11 +215,52 @@ class Connection:
         self._socket.close()
         for shared in self._arenas.values():
             shared.close()
+        self._answered()
+        self.ended.set()
 
     def _hand_over(self) -> None:
         """Let another task read: the one that does is about to wait for a handler."""
         self._reader = None
         self._nursery.start_soon(self.run)
+
+    # -- the end of the container
+
+    def move(self, *, inner: bool) -> None:
+        """Take no more requests, and tell the consumer: see `core.wire`."""
+        self._send(self._machine.moving(inner=inner))
+
+    @property
+    def idle(self) -> bool:
+        """Whether all that was taken is answered."""
+        return self._machine.idle
+
+    async def wait_idle(self) -> None:
+        """Wait until all that was taken is answered."""
+        while not self._machine.idle:
+            self._idle = trio.Event()
+            await self._idle.wait()
+
+    async def finish(self) -> None:
+        """End the connection, which has been moved, and close its consumers; what is not answered yet is given up."""
+        self._ending = ProviderDied("the container's process ended before the request was answered")
+        for cancel in tuple(self._cancels.values()):
+            cancel()
+        with trio.move_on_after(GIVE_UP_SECONDS):
+            await self.wait_idle()
+        # Still reading: a close handler may close devices whose providers close devices of this connection.
+        async with trio.open_nursery() as nursery:
+            for device in tuple(self._open_devices.values()):
+                nursery.start_soon(self._dispatch.close, device.consumer)
+        with trio.move_on_after(GIVE_UP_SECONDS):
+            while self._outbox:
+                await self._flushed.wait()
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RD)  # it is read to its end
+        await self.ended.wait()
+
+    def _answered(self) -> None:
+        if self._idle is not None and self._machine.idle:
+            self._idle.set()
 
     # -- packets
 
@@ -280,15 +388,18 @@ class Connection:
                     shared.close()
 
     async def _open(self, event: OpenRequested, scope: trio.CancelScope) -> None:
-        outcome: Consumer | LdmError = RequestCancelled(f"the open of {event.device!r} was cancelled")
+        outcome: Consumer | LdmError | None = None
         with scope:
             try:
                 outcome = await self._opened(event)
             except LdmError as error:
                 outcome = error
+        if outcome is None:
+            outcome = self._ending or RequestCancelled(f"the open of {event.device!r} was cancelled")
         del self._cancels[event.id]
         if isinstance(outcome, LdmError):
             self._send(self._machine.failed(event.id, outcome))
+            self._answered()
             return
         device = outcome.device
         allowed = self._allowed(device)
@@ -300,6 +411,7 @@ class Connection:
             execution=device.request_execution,
         )  # fmt: skip
         self._send(frames)
+        self._answered()
         if not frames:  # the connection ended meanwhile
             del self._open_devices[outcome.id]
             with trio.CancelScope(shield=True):
@@ -310,13 +422,17 @@ class Connection:
         device = self._registry.find(event.device)
         if not self._allowed(device):
             raise AccessDenied(f"user {self._peer.uid} may not use {event.device!r}")
+        if event.again and device.adopt_handler is None:
+            raise StaleHandle(f"device {event.device!r} keeps no consumers over an upgrade; open it anew")
         return await self._dispatch.open(device, msgspec.structs.replace(self._peer, chain=event.chain))
 
     async def _close(self, event: CloseRequested) -> None:
         consumer = self._open_devices.pop(event.consumer_id).consumer
         with trio.CancelScope(shield=True):
             await self._dispatch.close(consumer)
+        await trio.lowlevel.checkpoint_if_cancelled()  # the container ends, and its requests with no answer
         self._send(self._machine.closed(event.id))
+        self._answered()
 
     def _request(self, event: RequestReceived) -> Coroutine[Any, Any, None] | None:
         """Answer a request, or return what does so."""
@@ -354,17 +470,20 @@ class Connection:
     async def _run_request(
         self, event: RequestReceived, request: Request, consumer: Consumer, ticket: int, scope: trio.CancelScope
     ) -> None:
-        outcome: Reply | LdmError = cancelled_error(consumer)
+        outcome: Reply | LdmError | None = None
         with scope:
             try:
                 outcome = await self._dispatch.request(consumer, request, ticket)
             except LdmError as error:
                 outcome = error
+        if outcome is None:
+            outcome = self._ending or cancelled_error(consumer)
         del self._cancels[event.id]
         if isinstance(outcome, LdmError):
             self._send(self._machine.failed(event.id, outcome))
         else:
             self._answer(event, request, consumer, outcome)
+        self._answered()
         del outcome  # the error's traceback knows this frame, and this frame the request's memory
         if event.blocks:
             _release(request)

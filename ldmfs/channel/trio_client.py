@@ -48,6 +48,13 @@ class _Client(Client):
     def lose(self, error: LdmError) -> None:
         """End the connection, and close the socket for whoever waits for it."""
         super().lose(error)
+        self._close_socket()
+
+    def _go_away(self) -> None:
+        super()._go_away()
+        self._close_socket()
+
+    def _close_socket(self) -> None:
         if self.socket.fileno() >= 0:
             trio.lowlevel.notify_closing(self.socket)
             self.socket.close()
@@ -72,8 +79,12 @@ class _Client(Client):
 class TrioClient:
     """A connection to one container, for the tasks of one trio run."""
 
-    def __init__(self, sock: socket.socket, own_container: str = "", limits: Limits | None = None) -> None:
+    def __init__(
+        self, sock: socket.socket, own_container: str = "", limits: Limits | None = None, path: Path | None = None
+    ) -> None:
+        """Begin with a connection; `path` is where another one can be made, to a provider that has moved."""
         sock.setblocking(False)
+        self._path = path
         self._client = _Client(sock, own_container, limits)
         self._leading = False
         self._parked: dict[Waiter, trio.Event] = {}
@@ -85,6 +96,14 @@ class TrioClient:
     def lost(self) -> bool:
         """Whether the connection is at its end, and a new one is to be made."""
         return self._client.lost
+
+    def id_now(self, consumer_id: int) -> int:
+        """Return the consumer id that a device has now, which had `consumer_id` when it was opened."""
+        return self._client.id_now(consumer_id)
+
+    def is_refused(self, consumer_id: int) -> bool:
+        """Tell whether a device was refused by a provider that has moved, so that it has to be opened anew."""
+        return self._client.is_refused(consumer_id)
 
     def alive(self) -> bool:
         """Tell whether the provider's process is there, by looking, which `lost` does not."""
@@ -144,13 +163,13 @@ class TrioClient:
 
     async def _call(self, prepare: Callable[..., Prepared], *args: Any) -> Any:
         waiter, client = Waiter(), self._client
-        id, frames, arenas = prepare(*args, waiter)
+        _, frames, arenas = prepare(*args, waiter)
         try:
             client.send(frames, arenas)
             await (self._follow(waiter) if self._leading else self._lead(waiter, YIELDS))
         except BaseException:
             with contextlib.suppress(ValueError):
-                client.leave(client.machine.cancel(id))
+                client.cancel(waiter)
             if prepare == client.open and waiter.outcome is None:  # it may be open by now, and is to be closed then
                 trio.lowlevel.spawn_system_task(self._follow, waiter)
             raise
@@ -202,6 +221,9 @@ class TrioClient:
         self._leading = True
         try:
             while waiter.outcome is None:
+                if client.away:
+                    await self._reconnect()
+                    continue
                 self._turns += 1
                 if not self._turns % FAIR_TURNS:
                     await trio.lowlevel.checkpoint()
@@ -219,8 +241,26 @@ class TrioClient:
                     else:
                         continue
                 client.take(size)
-                if not size:
+                if not size and not client.away:
                     return
         finally:
             self._leading = False
             self._hand_on()
+
+    async def _reconnect(self) -> None:
+        """Go on with the process that has taken the provider's place, or end the connection where there is none."""
+        client = self._client
+        try:
+            if self._path is None:
+                raise NotServed("the provider has moved")
+            sock = await connect(self._path)
+        except LdmError as error:
+            client.lose(error)
+        except OSError as error:
+            client.lose(NotServed(f"the provider has moved: {error.strerror}"))
+        else:
+            if client.away:
+                sock.setblocking(False)
+                client.resume(sock)
+            else:  # it was closed meanwhile
+                sock.close()

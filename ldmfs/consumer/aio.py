@@ -25,7 +25,7 @@ from ..core.errors import NotServed, RequestCancelled
 from ..core.request import Reply, Request
 from ..kernel.device import Call, KernelDevice
 from .blocking import CompletionHandler, Data
-from .device import About, OpenDeviceBase
+from .device import About, OpenDeviceBase, OverChannel
 from .file import File, open_file
 from .local import Here
 from .name import (
@@ -96,28 +96,25 @@ class OpenDevice(OpenDeviceBase[Way]):
             done(outcome)
 
 
-class _Channel:
+class _Channel(OverChannel):
+    _client: TrioClient
+
     def __init__(self, client: TrioClient, name: DeviceName, blocks: int) -> None:
         self._client, self._device, self._blocks = client, name.device, blocks
 
-    @property
-    def lost(self) -> bool:
-        return self._client.lost
-
     async def open(self, chain: tuple[str, ...]) -> _Channel:
-        opened = await self._client.open(self._device, chain)
-        self.consumer_id, self.kind, self.size = opened.consumer_id, opened.kind, opened.size
-        self.accepts = opened.accepts
+        self._opened = await self._client.open(self._device, chain)
+        self._id = self._opened.consumer_id
         return self
 
     async def request(self, request: Request) -> Reply:
-        return await self._client.request(self.consumer_id, self._device, request, self._blocks)
+        return await self._client.request(self._id, self._device, request, self._blocks)
 
     def request_soon(self, request: Request, handler: CompletionHandler) -> None:
-        self._client.request_soon(self.consumer_id, self._device, request, self._blocks, handler, None)
+        self._client.request_soon(self._id, self._device, request, self._blocks, handler, None)
 
     async def close(self) -> None:
-        await self._client.close(self.consumer_id)
+        await self._client.close(self._id)
 
 
 class _Local:
@@ -197,7 +194,7 @@ class _Connections:
             if client is None or not client.alive():
                 here = Here.current
                 own = here.registry.container if here is not None and here.root == name.root else ""
-                client = TrioClient(await connect(name.socket), own)
+                client = TrioClient(await connect(name.socket), own, path=name.socket)
                 try:
                     await client.greet()
                 except BaseException:
@@ -231,9 +228,7 @@ async def open_device(
     if not retry or (here is not None and (here.root, here.registry.container) == (at.root, at.container)):
         return OpenDevice(at, await _way(at, chain, blocks), marshal, unmarshal)
     way = Retrying(lambda deadline: _way(at, chain, blocks, deadline), retry_seconds)
-    device = OpenDevice(at, await way.open(), marshal, unmarshal)
-    way.renewed = device._learner()
-    return device
+    return OpenDevice(at, await way.open(), marshal, unmarshal)
 
 
 async def _way(name: DeviceName, chain: tuple[str, ...], blocks: int, deadline: float = math.inf) -> Way:

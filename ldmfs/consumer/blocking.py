@@ -25,7 +25,7 @@ from ..core.device import Consumer
 from ..core.errors import NotServed, NotSupported
 from ..core.request import Reply, Request, RequestType
 from .completions import Completions
-from .device import About, OpenDeviceBase
+from .device import About, OpenDeviceBase, OverChannel
 from .file import open_file
 from .local import Here
 from .name import (
@@ -98,23 +98,20 @@ class OpenDevice(OpenDeviceBase[Way]):
             return as_error(error)
 
 
-class _Channel:
-    def __init__(self, client: BlockingClient, name: DeviceName, chain: tuple[str, ...], blocks: int) -> None:
-        opened = client.open(name.device, chain)
-        self.consumer_id, self.kind, self.size = opened.consumer_id, opened.kind, opened.size
-        self.accepts = opened.accepts
-        self._client, self._device, self._blocks = client, name.device, blocks
-        self.request = client.requests(self.consumer_id, name.device, blocks)
+class _Channel(OverChannel):
+    _client: BlockingClient
 
-    @property
-    def lost(self) -> bool:
-        return self._client.lost
+    def __init__(self, client: BlockingClient, name: DeviceName, chain: tuple[str, ...], blocks: int) -> None:
+        self._opened = client.open(name.device, chain)
+        self._id = self._opened.consumer_id
+        self._client, self._device, self._blocks = client, name.device, blocks
+        self.request = client.requests(self._id, name.device, blocks)
 
     def request_soon(self, request: Request, handler: CompletionHandler) -> None:
-        self._client.request_soon(self.consumer_id, self._device, request, self._blocks, handler, None)
+        self._client.request_soon(self._id, self._device, request, self._blocks, handler, None)
 
     def close(self) -> None:
-        self._client.close(self.consumer_id)
+        self._client.close(self._id)
 
 
 class _Local:
@@ -199,10 +196,10 @@ def _greeted(name: DeviceName, deadline: float | None) -> BlockingClient:
     own = here.registry.container if here is not None and here.root == name.root else ""
     sock = connect(name.socket)
     if deadline is None:
-        return BlockingClient(sock, own)
+        return BlockingClient(sock, own, path=name.socket)
     _limit(sock, _remaining(deadline))
     try:
-        client = BlockingClient(sock, own)
+        client = BlockingClient(sock, own, path=name.socket)
     except NotServed:
         if time.monotonic() < deadline:
             raise
@@ -250,9 +247,7 @@ def open_device(
     if not retry or (here is not None and (here.root, here.registry.container) == (at.root, at.container)):
         return OpenDevice(at, _way(at, chain, blocks), marshal, unmarshal)
     way = Retrying(lambda deadline: _way(at, chain, blocks, deadline), retry_seconds)
-    device = OpenDevice(at, way, marshal, unmarshal)
-    way.renewed = device._learner()
-    return device
+    return OpenDevice(at, way, marshal, unmarshal)
 
 
 def _way(name: DeviceName, chain: tuple[str, ...], blocks: int, deadline: float | None = None) -> Way:

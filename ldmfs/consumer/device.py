@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeVar
 
 from ..core.device import Kind
 from ..core.errors import HandleClosed
+from ..core.events import Opened
 from ..core.request import Reply, Request, RequestType
 from .name import DeviceName, Marshal, Outcome, Unmarshal, marshalled, outcome_of, unmarshalled
+
+
+class Connection(Protocol):
+    """A client of the direct channel."""
+
+    @property
+    def lost(self) -> bool: ...
+    def is_refused(self, consumer_id: int) -> bool: ...
 
 
 class About(Protocol):
@@ -28,31 +36,66 @@ class About(Protocol):
 Way = TypeVar("Way", bound=About)
 
 
+class OverChannel:
+    """What a way over the direct channel knows of its device, whose provider may move."""
+
+    _opened: Opened
+    """Of now: the client sees to that."""
+    _id: int
+    """The consumer id of the first open, by which the client knows the device."""
+    _client: Connection
+
+    @property
+    def consumer_id(self) -> int:
+        return self._opened.consumer_id
+
+    @property
+    def kind(self) -> Kind:
+        return self._opened.kind
+
+    @property
+    def size(self) -> int:
+        return self._opened.size
+
+    @property
+    def accepts(self) -> frozenset[RequestType]:
+        return self._opened.accepts
+
+    @property
+    def lost(self) -> bool:
+        """Whether the device has to be opened anew."""
+        return self._client.lost or self._client.is_refused(self._id)
+
+
 class OpenDeviceBase(Generic[Way]):
     """A device that was opened, and the way to it until it is closed."""
 
     def __init__(self, name: DeviceName, way: Way, marshal: Marshal | None, unmarshal: Unmarshal | None) -> None:
         self.name = str(name)
-        self._learn(way)
+        self._about: About = way
         self._way: Way | None = way
         self._marshal = marshal
         self._unmarshal = unmarshal
 
-    def _learn(self, way: About) -> None:
-        self.consumer_id = way.consumer_id
-        self.kind = way.kind
-        self.size = way.size
-        self.accepts = way.accepts
+    @property
+    def consumer_id(self) -> int:
+        """What identifies this open to the provider: another one when the provider was replaced meanwhile."""
+        return self._about.consumer_id
 
-    def _learner(self) -> Callable[[About], None]:
-        """Return what tells the device of a way that was opened anew, and does not keep it from being given up."""
-        learn = weakref.WeakMethod(self._learn)
+    @property
+    def kind(self) -> Kind:
+        """What the device is like."""
+        return self._about.kind
 
-        def tell(way: About) -> None:
-            if (alive := learn()) is not None:
-                alive(way)
+    @property
+    def size(self) -> int:
+        """Bytes of a block device."""
+        return self._about.size
 
-        return tell
+    @property
+    def accepts(self) -> frozenset[RequestType]:
+        """The types of requests that the consumer may send."""
+        return self._about.accepts
 
     def _checked(self) -> Way:
         if self._way is None:

@@ -40,7 +40,7 @@ def gone(way: About, error: BaseException, *, replaced: bool) -> bool:
     A file that was opened under an instance that is gone is stale; one that another thread has `replaced` is closed.
     """
     if isinstance(way, Pipelined):
-        return isinstance(error, GONE)
+        return isinstance(error, GONE) or (isinstance(error, StaleHandle) and way.lost)
     return isinstance(error, _FILE_REPLACED if replaced else _FILE_GONE)
 
 

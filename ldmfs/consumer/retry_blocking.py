@@ -34,8 +34,6 @@ class Retrying:
         """Open the device; `open` gets the time of `time.monotonic` at which waiting for a provider is to end."""
         self._open = open
         self._seconds = seconds
-        self.renewed: Callable[[About], None] = lambda way: None
-        """Called with each further way."""
         self._closed = threading.Event()
         self._opening = threading.Lock()
         self._lock = threading.Lock()
@@ -110,7 +108,6 @@ class Retrying:
             new = self._opened(patience)
             with self._lock:
                 self._way = new
-                self.renewed(new)
                 closed = self._closed.is_set()
             with contextlib.suppress(LdmError):  # what a file has to tell of a provider that is gone
                 way.close()

@@ -33,8 +33,6 @@ class Retrying:
         """Open nothing yet; `open` gets the time of trio's clock at which waiting for a provider is to end."""
         self._open = open
         self._seconds = seconds
-        self.renewed: Callable[[About], None] = lambda way: None
-        """Called with each further way."""
         self._closed = trio.Event()
         self._opening = trio.Lock()
         self._scope = trio.CancelScope()
@@ -135,7 +133,6 @@ class Retrying:
             if new is None:
                 raise HandleClosed("the device was closed while it was opened anew")
             self._way = new
-            self.renewed(new)
             with contextlib.suppress(LdmError):  # what a file has to tell of a provider that is gone
                 await way.close()
         if self._closed.is_set():

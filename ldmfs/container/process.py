@@ -67,16 +67,22 @@ async def hosting(
 class Service:
     """A container that is being served on both of its paths."""
 
-    def __init__(self, container: Container, operations: Operations) -> None:
+    def __init__(self, container: Container, operations: Operations, server: channel_server.Server) -> None:
         self._container = container
         self._operations = operations
+        self._server = server
 
     async def hand_over(self, seconds: float) -> None:
         """Answer no further request, let those that run end within `seconds`, and leave the rest to the next instance.
 
         The contexts are to be left then.  Cancelled, the container serves no more and has handed nothing over.
         """
-        await self._operations.hand_over(trio.current_time() + seconds)
+        deadline = trio.current_time() + seconds
+        files_done = trio.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._server.hand_over, deadline, files_done)
+            await self._operations.hand_over(deadline)
+            files_done.set()
         handover.leave(self._operations)
         self._container.handed_over = True
 
@@ -93,9 +99,10 @@ async def serving(
         ) as operations,
         trio.open_nursery() as nursery,
     ):
-        nursery.start_soon(channel_server.serve, listener, container.registry, container.dispatch)
+        server = channel_server.Server(listener, container.registry, container.dispatch)
+        nursery.start_soon(server.run)
         try:
-            yield Service(container, operations)
+            yield Service(container, operations, server)
         finally:
             nursery.cancel_scope.cancel()
 

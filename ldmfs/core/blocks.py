@@ -311,6 +311,15 @@ class Block:
         except struct.error as error:
             raise InvalidRequest(f"a number of the request is out of range: {error}") from None
 
+    def input(self) -> bytes:
+        """Return a copy of the data that `fill` has written, or has found there.
+
+        Raises `ProtocolError` when a peer has damaged the header.
+        """
+        where = self.arena.fetch(self.index).input
+        self.arena.check(where, f"input of block {self.index}")
+        return bytes(self.arena.part(where))
+
     def request(self, type: RequestType, offset: int, length: int) -> Request:
         """Return the request of a block that was taken, for the provider; the numbers are those of its frame.
 

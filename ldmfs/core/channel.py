@@ -21,6 +21,8 @@ the packet's descriptors, and calls `lost`; nothing but this connection is conce
     GREETING    WELCOME -> READY                     welcome() -> READY                 WELCOME (consumer)
     READY       first frame of a long message -> PIECES                                 see `_TAKES`
     PIECES      its last frame -> READY                                                 CONTINUE
+    READY      MOVING -> MOVING                      moving() -> MOVING
+    MOVING     as READY, with what it may send and take restricted
     READY                                            ARENA -> MEMORY
     MEMORY                                           MEMORY -> READY                    MEMORY, with its descriptor
     any         fail(), lost() or ERROR -> CLOSED
@@ -87,6 +89,8 @@ class Connection(Generic[Event]):
         """What the other side takes; at least `MAX_INLINE` bytes of payload."""
         self._arenas: dict[int, int] = {}
         """The number of blocks of each arena."""
+        self._ready = State.READY
+        """The state between messages: MOVING from when that was announced."""
         self._long: tuple[Header, list[bytes], int] | None = None
         """The first header of a message in pieces, what has come of it, and how many bytes have not."""
         self._enter(State.NEW)
@@ -148,7 +152,7 @@ class Connection(Generic[Event]):
         self._long = first, pieces, missing - len(body)
         if missing > len(body):
             return None
-        self._enter(State.READY)
+        self._enter(self._ready)
         self._long = None
         return self._takes[first[0]](self, first, b"".join(pieces), ())  # type: ignore[no-any-return]
 
@@ -167,7 +171,7 @@ class Connection(Generic[Event]):
             raise ProtocolError(f"the other side speaks version {version} of the protocol, this one {VERSION}")
         container = name_of(body[GREETING.size :], "container") if len(body) > GREETING.size else ""
         self.peer = Limits(max_outstanding, max_arenas, max_payload)
-        self._enter(State.READY if header[0] == FrameKind.WELCOME else State.GREETING)
+        self._enter(self._ready if header[0] == FrameKind.WELCOME else State.GREETING)
         return Greeted(container, self.peer)
 
     def _peer_failed(self, header: Header, body: bytes, _: Sequence[int]) -> PeerFailed:
@@ -180,6 +184,11 @@ class Connection(Generic[Event]):
             raise MessageTooLong(f"{size} bytes are more than the {limit} that the other side takes inline")
         if metadata_size > MAX_METADATA:
             raise MessageTooLong(f"{metadata_size} bytes of metadata, {MAX_METADATA} are allowed")
+
+
+def is_inner(container: str, chain: Sequence[str]) -> bool:
+    """Tell whether what is sent with that call chain is on behalf of a device of `container` itself."""
+    return any(device.startswith(f"{container}/") for device in chain)
 
 
 def refuse_cycle(container: str, device: str, chain: Sequence[str]) -> None:

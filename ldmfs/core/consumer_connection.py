@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from .blocks import check_sizes
-from .channel import Connection, Header, device_of, error_of, kind_name
+from .channel import Connection, Header, device_of, error_of, is_inner, kind_name
 from .device import check_name
 from .errors import (
     DeviceLoop,
@@ -27,6 +27,7 @@ from .events import (
     Failed,
     Greeted,
     Limits,
+    Moving,
     Opened,
     Released,
     Replied,
@@ -34,8 +35,10 @@ from .events import (
 )
 from .request import Reply
 from .wire import (
+    AGAIN,
     CLOSE,
     IN_BLOCK,
+    INNER,
     MAX_INLINE,
     OPEN,
     REPLY,
@@ -51,7 +54,7 @@ from .wire import (
     pack,
 )
 
-_CLOSED = State.CLOSED
+_READY, _CLOSED = State.READY, State.CLOSED
 
 
 class ConsumerConnection(Connection[ConsumerEvent]):
@@ -67,6 +70,12 @@ class ConsumerConnection(Connection[ConsumerEvent]):
         """By id: kind of the frame that was sent, consumer id, number of blocks, context."""
         self._cancelled: dict[int, tuple[int, int, int, Any]] = {}
         """The same of those that have ended here, while the provider has not answered them."""
+        self._inner: set[int] = set()
+        """Consumers on behalf of the provider's own container."""
+        self._inner_opens: set[int] = set()
+        self._takes_inner = False
+        self._provider = ""
+        """The name of its container."""
         self._max_outstanding = 0
         self._next_id = 1
         self._next_arena = 1
@@ -75,14 +84,33 @@ class ConsumerConnection(Connection[ConsumerEvent]):
         """Begin the connection."""
         return self._greeting(FrameKind.HELLO, State.GREETING)
 
-    def open(self, device: str, chain: Iterable[str] = (), context: Any = None) -> tuple[int, Frames]:
+    @property
+    def is_moving(self) -> bool:
+        """Whether the provider has announced that another process takes its place."""
+        return self._ready is State.MOVING
+
+    def takes(self, consumer_id: int) -> bool:
+        """Tell whether requests of a consumer are to be sent over this connection, and not over the next one."""
+        return self._ready is _READY or (self._takes_inner and consumer_id in self._inner)
+
+    def takes_open(self, chain: Sequence[str]) -> bool:
+        """Tell the same of an open."""
+        return self._ready is _READY or (self._takes_inner and is_inner(self._provider, chain))
+
+    def open(
+        self, device: str, chain: Iterable[str] = (), context: Any = None, *, again: bool = False
+    ) -> tuple[int, Frames]:
         """Open a device; `chain` are the devices, as `container/device`, that a request will have passed.
+
+        `again` says that it was open over another connection, which has moved.
 
         Raises `QueueFull`, `InvalidRequest` or `NameTooLong` for the name, `DeviceLoop` for a chain that is too long,
         `NotServed` or `ProviderDied` where there is no connection yet, or no more.
         """
         check_name(device)
         names = tuple(chain)
+        if self.is_moving and not self.takes_open(names):
+            raise NotServed("the provider's process is about to end")
         if len(names) > Limit.MAX_CHAIN:
             raise DeviceLoop(f"a chain of {len(names)} devices is longer than {Limit.MAX_CHAIN}")
         self._check_ready()
@@ -91,7 +119,9 @@ class ConsumerConnection(Connection[ConsumerEvent]):
             raise QueueFull(f"{Limit.MAX_CONSUMERS} consumers over one connection are as many as may be")
         metadata = "\0".join(names).encode()
         id = self._enter_id(FrameKind.OPEN, 0, context)
-        return id, encode(FrameKind.OPEN, device.encode(), id=id, metadata=metadata)
+        if is_inner(self._provider, names):
+            self._inner_opens.add(id)
+        return id, encode(FrameKind.OPEN, device.encode(), id=id, metadata=metadata, flags=AGAIN if again else 0)
 
     def request(
         self, consumer_id: int, type: int, data: Buffer = b"", metadata: bytes = b"", offset: int = 0, length: int = 0,
@@ -101,8 +131,8 @@ class ConsumerConnection(Connection[ConsumerEvent]):
 
         Raises `QueueFull`, `HandleClosed` or `ProviderDied` for the consumer id, `MessageTooLong`, `InvalidRequest`.
         """
-        if consumer_id not in self._open or self.state is _CLOSED:
-            raise self._not_open(consumer_id)
+        if consumer_id not in self._open or self.state is not _READY:
+            self._check_open(consumer_id)
         if len(self._outstanding) + len(self._cancelled) >= self._max_outstanding:
             self._check_room()
         if not isinstance(data, bytes):
@@ -134,6 +164,7 @@ class ConsumerConnection(Connection[ConsumerEvent]):
         if consumer_id not in self._open or self.state is _CLOSED:
             raise self._not_open(consumer_id)
         self._open.remove(consumer_id)
+        self._inner.discard(consumer_id)
         id = self._enter_id(FrameKind.CLOSE, consumer_id, context)
         return id, encode(FrameKind.CLOSE, id=id, consumer_id=consumer_id)
 
@@ -166,6 +197,17 @@ class ConsumerConnection(Connection[ConsumerEvent]):
         del self._arenas[arena]
         return () if self.state is _CLOSED else encode(FrameKind.ARENA_GONE, arena=arena)
 
+    def moved(self) -> tuple[list[Any], list[Any], list[Any]]:
+        """End a connection that was to move; return contexts: of what ends by `ProviderDied`, of closes, of `Released`.
+
+        A close has come to its end, since the connection has.
+        """
+        unanswered = [pending[3] for pending in self._outstanding.values() if pending[0] != CLOSE]
+        closed = [pending[3] for pending in self._outstanding.values() if pending[0] == CLOSE]
+        released = [pending[3] for pending in self._cancelled.values()]
+        self.lost()
+        return unanswered, closed, released
+
     def lost(self) -> dict[int, Any]:
         """End the connection; return the ids that end with it, by `ProviderDied`, with their contexts.
 
@@ -186,7 +228,7 @@ class ConsumerConnection(Connection[ConsumerEvent]):
     def _check_ready(self) -> None:
         if self.state is _CLOSED:
             raise ProviderDied("the connection is closed")
-        if self.state not in (State.READY, State.PIECES):
+        if self.state not in (State.READY, State.MOVING, State.PIECES):
             raise NotServed("the provider has not answered the greeting yet")
 
     def _check_room(self) -> None:
@@ -197,6 +239,12 @@ class ConsumerConnection(Connection[ConsumerEvent]):
         if inline or self._arenas.get(arena, 0) < end:
             raise ValueError("a request in a block has no inline data, and its blocks are in an arena that is known")
 
+    def _check_open(self, consumer_id: int) -> None:
+        if consumer_id not in self._open or self.state is _CLOSED:
+            raise self._not_open(consumer_id)
+        if not self.takes(consumer_id):
+            raise NotServed("the provider's process is about to end")
+
     def _not_open(self, consumer_id: int) -> LdmError:
         if self.state is _CLOSED:
             return ProviderDied("the connection is closed")
@@ -204,6 +252,7 @@ class ConsumerConnection(Connection[ConsumerEvent]):
 
     def _welcome(self, header: Header, body: bytes, descriptors: Sequence[int]) -> Greeted:
         greeted = self._greeted(header, body, descriptors)
+        self._provider = greeted.container
         self._max_outstanding = min(self.limits.max_outstanding, self.peer.max_outstanding)
         return greeted
 
@@ -222,6 +271,9 @@ class ConsumerConnection(Connection[ConsumerEvent]):
         device = device_of(body)
         del (self._cancelled if late else self._outstanding)[id]
         self._open.add(consumer_id)
+        if id in self._inner_opens:
+            self._inner_opens.remove(id)
+            self._inner.add(consumer_id)
         return Opened(id, consumer_id, *device, late, pending[3])
 
     def _replied(self, header: Header, body: bytes, _: Sequence[int]) -> Replied | Failed | Released:
@@ -237,6 +289,7 @@ class ConsumerConnection(Connection[ConsumerEvent]):
 
     def _failed(self, id: int, status: int, body: bytes) -> Failed | Released:
         pending, late = self._pending(id, REPLY)
+        self._inner_opens.discard(id)
         if pending[0] == CLOSE or (late and pending[0] == OPEN and not status):
             raise ProtocolError(f"REPLY to {id} does not fit what was asked")
         if late:
@@ -263,16 +316,40 @@ class ConsumerConnection(Connection[ConsumerEvent]):
             raise ProtocolError(f"ARENA_GONE for {arena}, which never was")
         return ArenaGone(arena) if arena in self._arenas else None
 
+    def _moving(self, header: Header, _body: bytes, _: Sequence[int]) -> Moving:
+        last = header[4]
+        if last >= self._next_id:
+            raise ProtocolError(f"MOVING behind {last}, which never was")
+        self._ready, self._takes_inner = State.MOVING, bool(header[2] & INNER)
+        if self.state is _READY:
+            self._enter(State.MOVING)
+        moving = Moving([], [])
+        for pendings, contexts in (self._outstanding, moving.again), (self._cancelled, moving.released):
+            for id, (kind, consumer_id, _blocks, context) in tuple(pendings.items()):
+                if id > last and kind != CLOSE and not self._is_taken(id, consumer_id):
+                    del pendings[id]
+                    contexts.append(context)
+        return moving
+
+    def _is_taken(self, id: int, consumer_id: int) -> bool:
+        return self._takes_inner and (consumer_id in self._inner if consumer_id else id in self._inner_opens)
+
     _TAKES = {
         State.NEW: {},
-        State.GREETING: {FrameKind.WELCOME: _welcome, FrameKind.ERROR: Connection._peer_failed},
+        State.GREETING: {
+            FrameKind.WELCOME: _welcome,
+            FrameKind.MOVING: _moving,
+            FrameKind.ERROR: Connection._peer_failed,
+        },
         State.READY: {
             FrameKind.OPENED: _opened,
             FrameKind.REPLY: _replied,
             FrameKind.CLOSED: _closed,
             FrameKind.ARENA_GONE: _arena_gone,
+            FrameKind.MOVING: _moving,
             FrameKind.ERROR: Connection._peer_failed,
         },
         State.PIECES: {FrameKind.CONTINUE: Connection._continue},
         State.CLOSED: {},
     }
+    _TAKES[State.MOVING] = _TAKES[State.READY]

@@ -88,12 +88,27 @@ class Released(msgspec.Struct):
     context: Any
 
 
+class Moving(msgspec.Struct):
+    """The provider's process is going to end: the edge connects anew when the connection has ended.
+
+    What `again` are the contexts of was not taken, and is to be sent over the next connection; it is in the order in
+    which it was sent.  `released` are those of what had been cancelled before.
+    """
+
+    again: list[Any]
+    released: list[Any]
+
+
 class OpenRequested(msgspec.Struct):
-    """A consumer opens `device`; `chain` are the devices, as `container/device`, on whose behalf it does so."""
+    """A consumer opens `device`; `chain` are the devices, as `container/device`, on whose behalf it does so.
+
+    With `again` it had the device open, over a connection to an earlier instance of the container.
+    """
 
     id: int
     device: str
     chain: tuple[str, ...]
+    again: bool = False
 
 
 class RequestReceived(msgspec.Struct):
@@ -132,7 +147,7 @@ class ArenaReceived(msgspec.Struct):
     descriptor: int
 
 
-ConsumerEvent: TypeAlias = Greeted | PeerFailed | ArenaGone | Opened | Replied | Failed | Closed | Released
+ConsumerEvent: TypeAlias = Greeted | PeerFailed | ArenaGone | Opened | Replied | Failed | Closed | Released | Moving
 ProviderEvent: TypeAlias = (
     Greeted
     | PeerFailed
@@ -151,6 +166,7 @@ class State(enum.Enum):
     NEW = "new"
     GREETING = "greeting"
     READY = "ready"
+    MOVING = "moving"
     PIECES = "pieces"
     MEMORY = "memory"
     CLOSED = "closed"

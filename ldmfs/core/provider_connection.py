@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from .blocks import check_sizes
-from .channel import Connection, Header, chain_of, kind_name, name_of, status_of
+from .channel import Connection, Handler, Header, chain_of, is_inner, kind_name, name_of, status_of
 from .device import Execution, Kind
 from .errors import LdmError, ProtocolError
 from .events import (
@@ -23,8 +23,10 @@ from .events import (
 )
 from .request import Request, RequestType
 from .wire import (
+    AGAIN,
     EXECUTIONS,
     IN_BLOCK,
+    INNER,
     KINDS,
     MAX_INLINE,
     OPENED,
@@ -70,15 +72,42 @@ class ProviderConnection(Connection[ProviderEvent]):
         self._last_id = 0
         self._announced = (0, 0, 0)
         """Number, bytes and blocks of the arena whose memory comes next."""
+        self._inner_opens: set[int] = set()
+        self._inner: set[int] = set()
+        """Consumers on behalf of this container."""
+        self._takes_inner = False
 
     @property
     def awaits_memory(self) -> bool:
         """Whether the next packet brings a descriptor, for which the edge makes room."""
         return self.state is State.MEMORY
 
+    @property
+    def idle(self) -> bool:
+        """Whether every id that was taken has its answer."""
+        return not self._outstanding and not self._closing
+
     def welcome(self) -> Frames:
         """Accept the consumer that was `Greeted`."""
-        return self._greeting(FrameKind.WELCOME, State.READY)
+        return self._greeting(FrameKind.WELCOME, self._ready)
+
+    def moving(self, *, inner: bool) -> Frames:
+        """Take no more opens and requests, or with `inner` only those on behalf of this container; tell the consumer.
+
+        What is outstanding is answered as ever; the connection ends when it is `idle`, and with it the consumers.
+        """
+        if self.state is _CLOSED:
+            return ()
+        self._takes_inner, self._ready = inner, State.MOVING
+        if self.state is State.READY or (self.state is State.PIECES and not self._takes_long(inner=inner)):
+            self._long = None
+            self._enter(State.MOVING)
+        return encode(FrameKind.MOVING, id=self._last_id, flags=INNER if inner else 0)
+
+    def _takes_long(self, *, inner: bool) -> bool:
+        """Tell whether the message that has come in part is still taken."""
+        assert self._long is not None
+        return inner and self._long[0][5] in self._inner
 
     def opened(
         self,
@@ -99,6 +128,9 @@ class ProviderConnection(Connection[ProviderEvent]):
         about = OPENED.struct.pack(size, mask, KINDS.index(kind) + 1, EXECUTIONS.index(execution) + 1)
         del self._outstanding[id]
         self._open.add(consumer_id)
+        if id in self._inner_opens:
+            self._inner_opens.remove(id)
+            self._inner.add(consumer_id)
         return encode(FrameKind.OPENED, about, id=id, consumer_id=consumer_id)
 
     def replied(self, id: int, data: Buffer = b"", metadata: bytes = b"") -> Frames:
@@ -132,6 +164,7 @@ class ProviderConnection(Connection[ProviderEvent]):
         if not self._ends(id, consumer=None):
             return ()
         del self._outstanding[id]
+        self._inner_opens.discard(id)
         return encode(FrameKind.REPLY, as_text(str(error)), id=id, status=status_of(error))
 
     def closed(self, id: int) -> Frames:
@@ -189,7 +222,9 @@ class ProviderConnection(Connection[ProviderEvent]):
         chain = chain_of(body[header[8] :])
         self._last_id = id
         self._outstanding[id] = (0, 0)
-        return OpenRequested(id, device, chain)
+        if is_inner(self.container, chain):
+            self._inner_opens.add(id)
+        return OpenRequested(id, device, chain, bool(header[2] & AGAIN))
 
     def _requested(self, header: Header, body: bytes, _: Sequence[int]) -> RequestReceived:
         _k, type, flags, _s, id, consumer_id, offset, length, data_size, metadata_size, arena, block, blocks = header
@@ -233,6 +268,7 @@ class ProviderConnection(Connection[ProviderEvent]):
             raise ProtocolError(f"CLOSE of consumer {consumer_id}, which is not open")
         self._last_id = id
         self._open.remove(consumer_id)
+        self._inner.discard(consumer_id)
         self._closing[id] = consumer_id
         return CloseRequested(id, consumer_id)
 
@@ -249,13 +285,39 @@ class ProviderConnection(Connection[ProviderEvent]):
         if len(descriptors) != 1 or header[10] != arena:
             raise ProtocolError(f"MEMORY of arena {header[10]} with {len(descriptors)} descriptors, not {arena} with 1")
         self._arenas[arena] = blocks
-        self._enter(State.READY)
+        self._enter(self._ready)
         return ArenaReceived(arena, size, blocks, descriptors[0])
 
     def _arena_gone(self, header: Header, _body: bytes, _: Sequence[int]) -> ArenaGone:
         if self._arenas.pop(header[10], None) is None:
             raise ProtocolError(f"ARENA_GONE for {header[10]}, which is not known")
         return ArenaGone(header[10])
+
+    # -- what comes when it was announced that the container moves
+
+    def _unusual(
+        self, handler: Handler, header: Header, body: bytes, descriptors: Sequence[int]
+    ) -> ProviderEvent | None:
+        if handler is ProviderConnection._requested_moving and not self._takes_request(header):
+            return None
+        return super()._unusual(handler, header, body, descriptors)
+
+    def _takes_request(self, header: Header) -> bool:
+        return self._takes_inner and header[5] in self._inner
+
+    def _requested_moving(self, header: Header, body: bytes, _: Sequence[int]) -> RequestReceived | None:
+        return self._requested(header, body, ()) if self._takes_request(header) else None
+
+    def _open_requested_moving(self, header: Header, body: bytes, _: Sequence[int]) -> OpenRequested | None:
+        if self._takes_inner and is_inner(self.container, chain_of(body[header[8] :])):
+            return self._open_requested(header, body, ())
+        return None
+
+    def _cancel_requested_moving(self, header: Header, _body: bytes, _: Sequence[int]) -> CancelRequested | None:
+        return CancelRequested(header[4]) if header[4] in self._outstanding else None
+
+    def _ignored(self, _header: Header, _body: bytes, _: Sequence[int]) -> None:
+        """Drop the rest of a message whose begin was not taken."""
 
     _TAKES = {
         State.NEW: {FrameKind.HELLO: Connection._greeted},
@@ -264,6 +326,16 @@ class ProviderConnection(Connection[ProviderEvent]):
             FrameKind.OPEN: _open_requested,
             FrameKind.REQUEST: _requested,
             FrameKind.CANCEL: _cancel_requested,
+            FrameKind.CLOSE: _close_requested,
+            FrameKind.ARENA: _arena_announced,
+            FrameKind.ARENA_GONE: _arena_gone,
+            FrameKind.ERROR: Connection._peer_failed,
+        },
+        State.MOVING: {
+            FrameKind.OPEN: _open_requested_moving,
+            FrameKind.REQUEST: _requested_moving,
+            FrameKind.CONTINUE: _ignored,
+            FrameKind.CANCEL: _cancel_requested_moving,
             FrameKind.CLOSE: _close_requested,
             FrameKind.ARENA: _arena_announced,
             FrameKind.ARENA_GONE: _arena_gone,

@@ -6,7 +6,7 @@ of metadata.  Numbers are little endian and naturally aligned.  Fields that a ki
     kind        from      id  other fields                      data                       metadata
     HELLO       consumer                                        GREETING, container name
     WELCOME     provider                                        GREETING, container name
-    OPEN        consumer  *                                     device name                call chain, joined by NUL
+    OPEN        consumer  *   flags                             device name                call chain, joined by NUL
     OPENED      provider  *   consumer_id                       OPENED
     CLOSE       consumer  *   consumer_id
     CLOSED      provider  *   consumer_id
@@ -19,6 +19,7 @@ of metadata.  Numbers are little endian and naturally aligned.  Fields that a ki
     ARENA_GONE  both          arena
     ERROR       both          status                            message
     CONTINUE    both      *                                     the next piece
+    MOVING      provider  *   flags
 
 MEMORY follows ARENA at once.  It is the only frame with a descriptor, so that the provider need not ask for one with
 each packet, which costs 0.8 us: the kernel drops those that come unasked.
@@ -28,6 +29,11 @@ the whole, CONTINUE frames that follow at once have the rest, each but the last 
 
 With the flag IN_BLOCK data and metadata are not in the frame but in parameter block `block` of arena `arena`.  The
 provider may use the `blocks - 1` blocks behind that one for requests of its own until it has replied.
+
+MOVING says that the provider's process is going to end and another one takes its place at the socket.  It has taken
+what has an id up to that of the frame, answers it, and ends the connection.  OPEN and REQUEST frames behind that never
+were: they are for the next connection.  With the flag INNER it takes those still that come on behalf of its own
+container, which it may be waiting for; a second MOVING without it follows.  CLOSE is taken in any case.
 
 What a version may change: anything but the header's size and the frames HELLO, WELCOME and ERROR.
 """
@@ -96,12 +102,18 @@ class FrameKind(enum.IntEnum):
     ERROR = 12
     CONTINUE = 13
     MEMORY = 14
+    MOVING = 15
 
 
 class Flag(enum.IntFlag):
     """Bits of `flags` in a frame."""
 
     IN_BLOCK = 1
+    """REQUEST, REPLY: data and metadata are in a parameter block."""
+    INNER = 2
+    """MOVING: what comes on behalf of the provider's own container is taken still."""
+    AGAIN = 4
+    """OPEN: the consumer had the device open over a connection that has moved."""
 
 
 class Field(NamedTuple):
@@ -199,7 +211,7 @@ KINDS, EXECUTIONS = tuple(Kind), tuple(Execution)
 
 # Plain numbers, for what is done with each request: looking up a member of an enum costs as much as a call.
 REQUEST, REPLY, OPEN, CLOSE = map(int, (FrameKind.REQUEST, FrameKind.REPLY, FrameKind.OPEN, FrameKind.CLOSE))
-IN_BLOCK = int(Flag.IN_BLOCK)
+IN_BLOCK, INNER, AGAIN = map(int, (Flag.IN_BLOCK, Flag.INNER, Flag.AGAIN))
 MAX_METADATA = int(Limit.MAX_METADATA)
 HEADER_SIZE = HEADER.size
 
@@ -210,11 +222,11 @@ _CONTINUE = int(FrameKind.CONTINUE)
 
 def encode(
     kind: int, data: bytes = b"", *, id: int = 0, consumer_id: int = 0, status: int = 0, metadata: bytes = b"",
-    length: int = 0, arena: int = 0, blocks: int = 0,
+    length: int = 0, arena: int = 0, blocks: int = 0, flags: int = 0,
 ) -> Frames:  # fmt: skip
     """Return the one frame of a message that fits into it; for all kinds but REQUEST, REPLY and CONTINUE."""
     sizes = len(data), len(metadata)
-    return (pack(kind, 0, 0, status, id, consumer_id, 0, length, *sizes, arena, 0, blocks) + data + metadata,)
+    return (pack(kind, 0, flags, status, id, consumer_id, 0, length, *sizes, arena, 0, blocks) + data + metadata,)
 
 
 def cut(header: bytes, id: int, data: Buffer, metadata: bytes) -> Frames:

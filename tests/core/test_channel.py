@@ -57,7 +57,7 @@ ABOUT: dict[str, Any] = {
 }
 LONG = bytes(range(256)) * (MAX_INLINE // 100)
 ARENA = 1 << 20
-AT_CONSUMER = [FrameKind.OPENED, FrameKind.REPLY, FrameKind.CLOSED, FrameKind.ARENA_GONE]
+AT_CONSUMER = [FrameKind.OPENED, FrameKind.REPLY, FrameKind.CLOSED, FrameKind.ARENA_GONE, FrameKind.MOVING]
 AT_PROVIDER = [
     FrameKind.OPEN, FrameKind.REQUEST, FrameKind.CANCEL, FrameKind.CLOSE, FrameKind.ARENA, FrameKind.ARENA_GONE,
 ]  # fmt: skip
@@ -786,7 +786,7 @@ def test_a_frame_longer_than_a_packet_is_refused_though_its_sizes_agree(pair: Pa
         pair.provider.receive(pack(FrameKind.REQUEST, CALL, 0, 0, 2, 5, 0, 0, size, 0, 0, 0, 0) + bytes(size))
 
 
-@pytest.mark.parametrize("kind", [0, 15, 255])
+@pytest.mark.parametrize("kind", [0, 16, 255])
 def test_an_unknown_kind_is_refused_by_its_number(pair: Pair, kind: int) -> None:
     with pytest.raises(ProtocolError, match=f"kind {kind}"):
         pair.to_provider(encode(kind))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import queue
 import random
 import select
 import threading
@@ -12,6 +13,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import trio
+
+import ldmfs
+import ldmfs.aio
 
 from .instances import Instances, disk_bytes, instances
 from .test_takeover import PollWaiter
@@ -93,7 +98,7 @@ def refused(fd: int, number: int) -> None:
 
 
 @contextlib.contextmanager
-def running(*loads: Load) -> Iterator[None]:
+def running(*loads: Load | ChannelLoad) -> Iterator[None]:
     for load in loads:
         load.start()
     try:
@@ -107,7 +112,7 @@ def running(*loads: Load) -> Iterator[None]:
     assert [load.wrong for load in loads] == [[]] * len(loads)
 
 
-def go_on(*loads: Load) -> None:
+def go_on(*loads: Load | ChannelLoad) -> None:
     """Wait until each load has gone on."""
     before = [load.done for load in loads]
     wait_until(lambda: all(load.done > done + 2 for load, done in zip(loads, before, strict=True)), what="the loads")
@@ -138,6 +143,92 @@ def test_a_load_sees_nothing_of_handovers(box: Instances) -> None:
             go_on(*loads)
     for name in ("shout", "async", "thread", "count", "disk", "refuse"):
         wait_until(lambda name=name: is_balanced(box, name), what=f"the close of each consumer of {name}")
+
+
+# -- the channel
+
+
+class ChannelLoad(threading.Thread):
+    """A consumer over the channel, until it is stopped; `consume` gets what tells that, and counts."""
+
+    def __init__(self, box: Instances, consume: Callable[[ChannelLoad], None]) -> None:
+        super().__init__(daemon=True)
+        self.root = box.root
+        self.consume = consume
+        self.done = 0
+        self.wrong: list[str] = []
+        self.stopped = False
+
+    def run(self) -> None:
+        try:
+            self.consume(self)
+        except BaseException as error:
+            self.wrong.append(repr(error))
+
+
+def call(load: ChannelLoad) -> None:
+    with ldmfs.open_device("box/count", root=load.root) as device:
+        while not load.stopped:
+            assert ldmfs.send_request(device, b"count") == b"%d" % (load.done + 1)
+            load.done += 1
+
+
+def call_with_large_data(load: ChannelLoad) -> None:
+    with ldmfs.open_device("box/shout", root=load.root) as device:
+        while not load.stopped:
+            data = b"%d " % load.done + b"x" * 300_000
+            assert ldmfs.send_request(device, data) == data.upper()
+            load.done += 1
+
+
+def pipeline(load: ChannelLoad) -> None:
+    replies: queue.SimpleQueue[tuple[int, object]] = queue.SimpleQueue()
+    with ldmfs.open_device("box/async", root=load.root) as device:
+        while not load.stopped:
+            for number in range(20):
+                ldmfs.send_request(device, b"message %d" % number, lambda *both: replies.put(both), number)
+            got = dict(replies.get(timeout=SECONDS) for _ in range(20))
+            assert got == {number: b"MESSAGE %d" % number for number in range(20)}
+            load.done += 1
+
+
+def open_and_close(load: ChannelLoad) -> None:
+    while not load.stopped:
+        with ldmfs.open_device("box/thread", root=load.root) as device:
+            assert ldmfs.send_request(device, b"hello") == b"HELLO"
+        load.done += 1
+
+
+def under_trio(load: ChannelLoad) -> None:
+    async def task(number: int) -> None:
+        async with await ldmfs.aio.open_device("box/async", root=load.root) as device:
+            while not load.stopped:
+                data = b"%d of %d" % (load.done, number)
+                assert await ldmfs.aio.send_request(device, data) == data.upper()
+                load.done += 1
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            for number in range(3):
+                nursery.start_soon(task, number)
+
+    trio.run(main)
+
+
+@pytest.mark.timeout(180)
+def test_a_load_over_the_channel_sees_nothing_of_handovers(tmp_path: Path) -> None:
+    with instances(tmp_path) as box:
+        ways = call, call_with_large_data, pipeline, open_and_close, under_trio
+        loads = [ChannelLoad(box, way) for way in ways]
+        with running(*loads):
+            for _ in range(HANDOVERS):
+                box.upgrade()
+                go_on(*loads)
+        for name in ("shout", "async", "thread", "count"):
+            wait_until(lambda name=name: is_balanced(box, name), what=f"the close of each consumer of {name}")
+
+
+# -- what open files hold
 
 
 def test_a_consumer_that_lives_on_is_adopted_and_closed_once(box: Instances) -> None:
