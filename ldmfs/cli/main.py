@@ -45,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
         ("start", "start a container"),
         ("stop", "stop a container"),
         ("restart", "restart a container"),
+        ("upgrade", "start a container's code anew, without a failed request"),
     ):
         commands.add_parser(verb, parents=[root], help=does).add_argument("container")
     run = commands.add_parser("run", parents=[root], help="run one provider by hand, in this process")

@@ -20,7 +20,8 @@ from typing import Any
 import trio
 
 from ..consumer import tree
-from ..container.control import Start
+from ..container.control import HandOver, Prepare, Start
+from ..core.errors import DeviceBusy, LdmError
 from ..fuse.mount import MountError
 from ..fuse.unanswered import Unanswered
 from .backoff import Backoff
@@ -64,6 +65,11 @@ class Child:
         self._endpoint: Endpoint | None = None
         self._standby: Standby | None = None
         self._instance: Instance | None = None
+        self._has_handed_over = False
+        self._upgrading = False
+        self._successor: Instance | None = None
+        """A process with the plug-ins imported anew, which is to be the next instance."""
+        self._nursery: trio.Nursery | None = None
         self._last: Start | None = None
         """What the instance was started with, or the one before it."""
         self._has_run = False
@@ -106,6 +112,7 @@ class Child:
                     self._fail(str(error))
                 else:
                     async with trio.open_nursery() as nursery:
+                        self._nursery = nursery
                         await self._keep_running(self._endpoint, nursery, adopted)
                         nursery.cancel_scope.cancel()
             if self._scope.cancelled_caught:
@@ -121,6 +128,62 @@ class Child:
         """End the instance in order and take the mount away; return when that is done."""
         self._scope.cancel()
         await self._ended.wait()
+
+    async def upgrade(self) -> None:
+        """Let an instance with the code as it is now take the place of the one that runs; return when it serves.
+
+        Raises `LdmError`: when the plug-ins cannot be imported, and nothing has changed but that `note` tells the
+        reason; when their start fails, and it is as after any crash.
+        """
+        if self.state != "running" or self._nursery is None:
+            raise LdmError(f"container {self.name!r} is {self.state}; 'ldmfs start {self.name}' starts it")
+        if self._upgrading:
+            raise DeviceBusy(f"container {self.name!r} is being upgraded already")
+        self._upgrading = True
+        try:
+            await self._hand_over_to(await self._prepared(self._nursery), self._nursery)
+            self.note = ""
+        except LdmError as error:
+            self.note = f"not upgraded: {error}"
+            raise
+        finally:
+            self._upgrading = False
+
+    async def _prepared(self, nursery: trio.Nursery) -> Instance:
+        """Return a process that has imported the plug-ins anew."""
+        self._templates.renew()
+        successor = await Instance.spawn(self._templates, self._log.path)
+        nursery.start_soon(successor.run)
+        try:
+            await successor.tell(Prepare(self.name, self.configuration.plug_ins))
+            with trio.move_on_after(self._system.start_timeout):
+                await any_of(successor.prepared, successor.ended)
+            if not successor.prepared.is_set():
+                reason = successor.outcome() if successor.ended.is_set() else "the plug-ins' import takes too long"
+                raise LdmError(reason)
+        except BaseException:
+            await successor.discard()
+            raise
+        return successor
+
+    async def _hand_over_to(self, successor: Instance, nursery: trio.Nursery) -> None:
+        """Let the instance that serves end in favour of another one, and return when that serves."""
+        if not self.active or self._nursery is None:
+            await successor.discard()
+            raise LdmError("it was stopped")
+        self._successor = successor
+        if self._standby is not None and (waiting := self._standby.take()) is not None:  # it has the code as it was
+            nursery.start_soon(waiting.discard)
+        if (instance := self._instance) is not None:  # else it has crashed, and the successor is the next one anyway
+            seconds = self.configuration.options.drain_timeout
+            await instance.tell(HandOver(float(seconds)))
+            with trio.move_on_after(seconds + self._system.stop_timeout):
+                await instance.ended.wait()
+            if not instance.ended.is_set():
+                instance.process.kill()
+        await any_of(successor.ready, successor.ended)
+        if not successor.ready.is_set():
+            raise LdmError(successor.outcome())
 
     @property
     def active(self) -> bool:
@@ -174,13 +237,17 @@ class Child:
                 await self._attend(instance, endpoint)
             else:
                 await self._run_instance(endpoint, nursery)
-            while not self._is_to_fail():
-                self._set("waiting")
-                await self._backoff.pause()
-                self.restarts += 1
+            while self._has_handed_over or not self._is_to_fail():
+                if not self._has_handed_over:
+                    self._set("waiting")
+                    await self._backoff.pause()
+                    self.restarts += 1
                 await self._run_instance(endpoint, nursery)
         finally:
-            self._standby = None
+            self._standby = self._nursery = None
+            if self._successor is not None:
+                successor, self._successor = self._successor, None
+                await successor.discard()
 
     def _is_to_fail(self) -> bool:
         """Note that the instance has ended, and tell whether the container is failed with it."""
@@ -195,7 +262,9 @@ class Child:
         """Run one instance, the standby if there is one, to its end; leave in `reason` why it ended."""
         self._set("starting")
         try:
-            instance = self._standby.take() if self._standby else None
+            instance, self._successor = self._successor, None
+            if instance is None and self._standby is not None:
+                instance = self._standby.take()
             if instance is None:
                 instance = await Instance.spawn(self._templates, self._log.path)
                 nursery.start_soon(instance.run)
@@ -232,7 +301,7 @@ class Child:
                 self._unanswered = (*self._unanswered, endpoint.take_back(fail=not self._last.reissue))
             endpoint.let_go()
             self._instance, self.pid = None, None
-            self.usage = instance.usage
+            self.usage, self._has_handed_over = instance.usage, instance.handed_over
             lines = "" if instance.failure or self._last is None else self._log.last_lines(self._last.log_begin)
             self.reason = f"{instance.outcome()}{lines}"
             instance.close()

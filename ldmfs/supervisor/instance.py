@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from ..container.control import Describe, Description, Failed, Message, Prepared, Ready, Stop
+from ..container.control import Describe, Description, Failed, HandedOver, Message, Prepared, Ready, Stop
 from ..container.link import Link
 from .orphan import Adopted
 from .process import Process, TemplateDied
@@ -47,6 +47,8 @@ class Instance:
         self.failure = ""
         """What it said, or what is to be said of it, about why it did not start."""
         self.usage = False
+        self.handed_over = False
+        """It has ended as it was told to, and left everything to the next instance."""
         self._link = link
         self._numbers = itertools.count(1)
         self._answers: dict[int, trio.MemorySendChannel[dict[str, Any]]] = {}
@@ -104,6 +106,8 @@ class Instance:
         elif isinstance(message, Ready):
             self.since = message.since
             self.ready.set()
+        elif isinstance(message, HandedOver):
+            self.handed_over = True
         elif isinstance(message, Failed):
             self.failure, self.usage = message.reason, message.usage
         elif isinstance(message, Description) and message.number in self._answers:
@@ -144,6 +148,13 @@ class Instance:
     def outcome(self) -> str:
         """Return why it has ended: what it said, else how the process did."""
         return self.failure or self.process.outcome()
+
+    async def discard(self) -> None:
+        """Kill the process, which has served nothing, and return when it has ended.  A cancellation waits for it."""
+        self.process.kill()
+        with trio.CancelScope(shield=True):
+            await self.ended.wait()
+        self.close()
 
     def close(self) -> None:
         """Let go of the process, which has ended."""

@@ -100,11 +100,8 @@ class Standby:
         finally:
             if self._instance is instance:
                 self._instance = None
-                instance.process.kill()
-                with trio.CancelScope(shield=True):
-                    await instance.ended.wait()
+                await instance.discard()
                 outcome = instance.outcome()
-                instance.close()
                 tree.standby_file(self._tree.root, self._name).unlink(missing_ok=True)
         if not taken.is_set():
             self._failed(outcome)

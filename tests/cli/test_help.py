@@ -11,7 +11,7 @@ from importlib.metadata import entry_points, version
 import pytest
 from mounted.trees import LDMFS, Tree
 
-COMMANDS = ["mount", "umount", "ls", "start", "stop", "restart", "run", "providers", "doctor"]
+COMMANDS = ["mount", "umount", "ls", "start", "stop", "restart", "upgrade", "run", "providers", "doctor"]
 
 
 @pytest.fixture

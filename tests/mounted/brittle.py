@@ -1,4 +1,7 @@
-"""A plug-in whose import does not always work: it waits while the file `hold` is there, and fails where `break` is."""
+"""A plug-in whose import does not always work: it waits while the file `hold` is there, and fails where `break` is.
+
+What the file `version` held at its import is its version.
+"""
 
 import os
 import time
@@ -12,6 +15,14 @@ while (BASE / "hold").exists():
     time.sleep(0.01)
 if (BASE / "break").exists():
     raise RuntimeError("it is broken")
+VERSION = (BASE / "version").read_text() if (BASE / "version").exists() else "0"
+
+
+class Version(Device):
+    """Tells which code this is."""
+
+    def request(self, consumer_id: int, request: Request) -> bytes:
+        return VERSION.encode()
 
 
 class Echo(Device):
@@ -22,7 +33,8 @@ class Echo(Device):
 
 
 class Brittle(Provider):
-    """One device."""
+    """Two devices."""
 
     def start(self) -> None:
         self.create_device("echo", Echo())
+        self.create_device("version", Version())

@@ -20,7 +20,7 @@ import ldmfs.aio
 
 from .instances import Instances, disk_bytes, instances
 from .test_takeover import PollWaiter
-from .trees import errno_of, opened, read_all
+from .trees import anew, errno_of, opened, read_all
 from .waiting import SECONDS, wait_until
 
 HANDOVERS = 8
@@ -50,8 +50,7 @@ class Load(threading.Thread):
         while not self.stopped:
             try:
                 if self.reopen:
-                    os.close(fd)
-                    fd = os.open(self.path, os.O_RDWR)
+                    fd = anew(fd, self.path)
                 self.act(fd, self.done)
             except (OSError, AssertionError) as error:
                 self.wrong.append(f"{self.done}: {error!r}")

@@ -16,7 +16,7 @@ import pytest
 import ldmfs
 from ldmfs.fuse.signals import waiting_on
 
-from .trees import Tree, errno_of, opened, read_all
+from .trees import Tree, anew, errno_of, opened, read_all
 from .waiting import SECONDS, wait_until
 
 Mount = Callable[[str], Tree]
@@ -58,8 +58,7 @@ class Loop(threading.Thread):
             message = b"message %d" % self.done
             try:
                 if self.reopen:
-                    os.close(fd)
-                    fd = os.open(self.path, os.O_RDWR)
+                    fd = anew(fd, self.path)
                 reply = self.exchange(fd, message)
                 if reply != message.upper():
                     self.wrong.append((message, reply))

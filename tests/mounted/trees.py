@@ -261,6 +261,13 @@ def exchange(path: os.PathLike[str] | str, request: bytes) -> bytes:
         return read_all(fd)
 
 
+def anew(fd: int, path: Path) -> int:
+    """Return a new open file in the place of `fd`, which stays open where that fails."""
+    new = os.open(path, os.O_RDWR)
+    os.close(fd)
+    return new
+
+
 def errno_of(call: Callable[..., Any], *arguments: Any) -> int | None:
     """Return the errno that a call fails with, None when it does not."""
     try:
