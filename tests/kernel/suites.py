@@ -1,7 +1,7 @@
 """Suites: files of `suites/`, each of which is run in a guest of its own and has many cases.
 
 A suite is a program that runs the case that its argument names: a C file with `CASE(name)`, a script of the shell with
-functions `case_name`, a Python file with the same.  Its first comment says in a line `modules:` what is loaded before,
+functions `case_name`, a Python file with the same.  Its first comment says in lines `modules:` what is loaded before,
 separated by `;`, with parameters.  Beside it may be a file `NAME.toml`, the tree that ldmfs mounts at /ldm before.
 Modules that are no part of the repository's are built from `providers/` in this directory.
 
@@ -85,8 +85,7 @@ class Suite:
     @property
     def modules(self) -> list[list[str]]:
         """What is loaded: a name, then parameters."""
-        found = MODULES.search(self.text)
-        return [part.split() for part in found.group(1).split(";")] if found else []
+        return [part.split() for found in MODULES.findall(self.text) for part in found.split(";")]
 
     @property
     def tree(self) -> Path | None:

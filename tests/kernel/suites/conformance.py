@@ -1,6 +1,7 @@
 """The conformance suite of all devices, on those of the kernel.
 
-modules: ldm; gate; ldm_crc32; ldm_ramdisk size=64K; ldm_relay lower=sum=kernel/crc32,upper=text/upper,deep=x/either
+modules: ldm timeout=600; gate; ldm_crc32; ldm_ramdisk size=64K
+modules: ldm_relay lower=sum=kernel/crc32,upper=text/upper,deep=x/either
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 # Stacks over both worlds: the four directions, the seed's figures, and deaths in them.
 #
-# modules: ldm; many; ldm_crc32; ldm_relay lower=upper=text/upper,sum=kernel/crc32,line=y/kernel,slow=slow/upper,none=none/none,ring=x/ring,echo=null/echo
+# modules: ldm timeout=600; many; ldm_crc32; ldm_relay lower=upper=text/upper,sum=kernel/crc32,line=y/kernel,slow=slow/upper,none=none/none,ring=x/ring,echo=null/echo
 
 ask() {
 	printf %s "$2" >$1 && cat $1
@@ -132,7 +132,7 @@ case_a_request_that_takes_too_long_ends() {
 	echo 1 >$limit
 	wait_in_the_kernel
 	! wait $pid
-	echo 30 >$limit
+	echo 600 >$limit
 	same "$(sed 's/.*: //' /tmp/said)" 'Connection timed out'
 	soon grep -qx 0 /sys/class/ldm/slow/consumers
 	soon consumers slow/upper 0
