@@ -116,6 +116,7 @@ class Child:
                         await self._keep_running(self._endpoint, nursery, adopted)
                         nursery.cancel_scope.cancel()
             if self._scope.cancelled_caught:
+                self.reason = ""  # it ended since it was told to
                 self._set("stopped")
         finally:
             if self._endpoint is not None:
