@@ -12,8 +12,9 @@ asyncio support replaces it; `install` puts a seam there with other versions of 
     timers and cancellation have their turn under load.
     Calls what was left for it by `after_answer`.
 `open_nursery`
-    Starts each reader so that it goes on after `EAGAIN`.  A request that was there at the poll may be gone at the read,
-    when its sender was killed in between; on a blocking descriptor the read would then hold up the whole loop.
+    Starts each reader so that its buffer is there before the kernel writes to it (`buffers`), and so that it goes on
+    after `EAGAIN`.  A request that was there at the poll may be gone at the read, when its sender was killed meanwhile;
+    on a blocking descriptor the read would then hold up the whole loop.
 
 Invariant: whenever no task is reading or waiting to read the session's descriptor, some task is running (not suspended)
 that will come back to read.  Every handler that may suspend is therefore run by `inline`.
@@ -34,6 +35,7 @@ import pyfuse3
 import trio
 
 from ..core.inline import run_inline
+from .buffers import Buffers
 
 FAIR_TURNS = 64
 """Requests taken in a row without going through trio's scheduler."""
@@ -158,6 +160,7 @@ class _Reader:
         self.on_init = on_init
         self.poller: select.poll | None = None
         self.waits = 0
+        self.buffers = Buffers()
         self._fd = -1
         self._stopped = False
 
@@ -181,6 +184,8 @@ class _Reader:
             self.take_over = None
             self.on_init()
         if self.waits % FAIR_TURNS and not self._stopped and self.poller.poll(0):
+            if self.buffers.pending:
+                self.buffers.before_read()
             if _answered:
                 _call_answered()
             return NOW  # type: ignore[return-value]
@@ -197,25 +202,31 @@ class _Reader:
             _call_answered()
         if self._stopped:
             await trio.sleep_forever()
+        if self.buffers.pending:
+            self.buffers.before_read()
 
 
 class _ReaderNursery:
     """A nursery in which a task that pyfuse3 starts outlives an `EAGAIN`."""
 
-    def __init__(self, nursery: trio.Nursery) -> None:
+    def __init__(self, nursery: trio.Nursery, buffers: Buffers) -> None:
         self._nursery = nursery
+        self._buffers = buffers
 
     def start_soon(self, loop: Callable[..., Any], _nursery: object, *args: Any, name: object = None) -> None:
         self._nursery.start_soon(self._read, loop, *args, name=name)
 
     async def _read(self, loop: Callable[..., Any], *args: Any) -> None:
         while True:
+            self._buffers.begin()
             try:
                 await loop(self, *args)
                 return wake_reader()  # when the connection has ended, each of them has to find out
             except OSError as error:
                 if error.errno != errno.EAGAIN:
                     raise
+            finally:
+                self._buffers.end()
 
 
 def _seam(behind: types.ModuleType, **names: object) -> types.SimpleNamespace:
@@ -224,11 +235,12 @@ def _seam(behind: types.ModuleType, **names: object) -> types.SimpleNamespace:
 
 
 class _OpenNursery:
-    def __init__(self) -> None:
+    def __init__(self, buffers: Buffers) -> None:
+        self._buffers = buffers
         self._manager: AbstractAsyncContextManager[trio.Nursery] = trio.open_nursery()
 
     async def __aenter__(self) -> _ReaderNursery:
-        return _ReaderNursery(await self._manager.__aenter__())
+        return _ReaderNursery(await self._manager.__aenter__(), self._buffers)
 
     async def __aexit__(self, *exc: Any) -> bool | None:
         return await self._manager.__aexit__(*exc)
@@ -243,7 +255,7 @@ def install(take_over: int | None = None, on_init: Callable[[], object] = lambda
     """
     reader = _Reader(take_over, on_init)
     lowlevel = _seam(trio.lowlevel, wait_readable=reader.wait_readable)
-    seam = _seam(trio, lowlevel=lowlevel, Lock=BargingLock, open_nursery=_OpenNursery)
+    seam = _seam(trio, lowlevel=lowlevel, Lock=BargingLock, open_nursery=lambda: _OpenNursery(reader.buffers))
     pyfuse3.trio = seam  # type: ignore[attr-defined]
     return reader
 

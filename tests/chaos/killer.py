@@ -21,7 +21,10 @@ from .load import POLICIES, SLOTS, STANDBY, Process
 HANG_SECONDS = 45.0
 """After which a consumer that gets nothing done is taken to hang."""
 
-ACTIONS = {"container": 10, "consumer": 6, "both": 3, "containers": 1, "twice": 2, "standby": 2, "supervisor": 2}
+ACTIONS = {
+    "container": 10, "consumer": 6, "both": 3, "containers": 1, "twice": 2, "standby": 2, "supervisor": 2,
+    "upgrade": 2, "template": 1,
+}  # fmt: skip
 """What is done, and how often."""
 
 
@@ -99,6 +102,22 @@ class Killer:
         with contextlib.suppress(OSError, ValueError):
             self._kill_process(int((self.tree.root / ".ldmfs/standby" / STANDBY).read_text()))
             self.standbys += 1
+
+    def do_template(self, decision: Decision, end: float) -> None:
+        """Kill the process of which the next instances are to be forks."""
+        supervisor = self.tree.supervisor()
+        for child in Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split():
+            with contextlib.suppress(OSError):
+                if b"container.template" in Path(f"/proc/{child}/cmdline").read_bytes():
+                    self._kill_process(int(child))
+
+    def do_upgrade(self, decision: Decision, end: float) -> None:
+        """Put the code that is there now in a container's place: nobody is to see anything of it."""
+        container = decision.container
+        if self._wait(lambda: self._served(container) > self._since[container] + 3, end):
+            done = self.tree.ldmfs("upgrade", container)
+            if done.returncode:
+                self.ledger.broke("ldmfs upgrade", done.stderr + self.tree.ldmfs("ls").stdout)
 
     def do_supervisor(self, decision: Decision, end: float) -> None:
         """Kill the supervisor while its containers run, and start another one."""

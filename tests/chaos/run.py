@@ -155,9 +155,15 @@ class Run:
     def _look_at_descriptors(self) -> None:
         """No process has more descriptors than before the load."""
         assert self.tree.ldmfs("restart", "upper").returncode == 0  # which keeps a connection, and arenas, to another
+        self._look_at_descriptors_of(*POLICIES)
+        for name in POLICIES:  # an older template lives as long as its processes
+            assert self.tree.ldmfs("restart", name).returncode == 0
+        self._look_at_descriptors_of("supervisor")
 
+    def _look_at_descriptors_of(self, *names: str) -> None:
         def more() -> dict[str, Counter[str]]:
-            now = {name: self._descriptors(pid) - self.before[name] for name, pid in self._pids().items()}
+            pids = self._pids()
+            now = {name: self._descriptors(pids[name]) - self.before[name] for name in names}
             return {name: found for name, found in now.items() if found}
 
         with contextlib.suppress(AssertionError):

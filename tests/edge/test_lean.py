@@ -15,6 +15,7 @@ import trio.testing
 from support import on_virtual_clock
 
 from ldmfs.fuse import lean
+from ldmfs.fuse.buffers import Buffers
 from ldmfs.fuse.lean import FAIR_TURNS, NOW, BargingLock, _Reader, _ReaderNursery, inline
 
 
@@ -389,7 +390,7 @@ async def test_the_second_wait_is_for_the_kernel(pipe: tuple[int, int]) -> None:
 
 async def run_readers(loop: Callable[..., Any], *args: Any) -> None:
     async with trio.open_nursery() as nursery:
-        _ReaderNursery(nursery).start_soon(loop, None, *args, name="reader")
+        _ReaderNursery(nursery, Buffers()).start_soon(loop, None, *args, name="reader")
 
 
 async def test_a_reader_goes_on_after_eagain() -> None:
