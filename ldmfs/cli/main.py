@@ -45,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
         ("start", "start a container"),
         ("stop", "stop a container"),
         ("restart", "restart a container"),
-        ("upgrade", "start a container's code anew, without a failed request"),
+        ("upgrade", "let the code as it is now take over, without an error for consumers"),
     ):
         commands.add_parser(verb, parents=[root], help=does).add_argument("container")
     run = commands.add_parser("run", parents=[root], help="run one provider by hand, in this process")

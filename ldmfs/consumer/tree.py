@@ -60,6 +60,11 @@ def standby_file(root: Path, container: str) -> Path:
     return private(root) / "standby" / container
 
 
+def successor_file(root: Path, container: str) -> Path:
+    """Return the file that has the process number of the instance that is to take over in an upgrade."""
+    return private(root) / "upgrade" / container
+
+
 def pid_file(root: Path, container: str) -> Path:
     """Return the file that has the process number of a container's instance."""
     return private(root) / "run" / container

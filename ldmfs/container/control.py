@@ -54,7 +54,7 @@ class Join(msgspec.Struct, tag="join", frozen=True):
 
 
 class Prepare(msgspec.Struct, tag="prepare", frozen=True):
-    """Import these plug-ins and wait for `Start`: the process is a standby."""
+    """Import these plug-ins, check their settings and wait for `Start`: the process is a standby."""
 
     name: str
     plug_ins: tuple[PlugIn, ...]

@@ -30,7 +30,7 @@ from .control import Failed, HandedOver, Prepare, Prepared, Start
 from .host import Container
 from .link import Link
 from .plug_ins import PlugIn
-from .provider import Provider, configure, load
+from .provider import Provider, check, configure, load
 from .settings import ConfigurationError
 from .state import SharedState
 
@@ -120,7 +120,7 @@ async def supervised(link: Link) -> int:
         if isinstance(message, Prepare):
             _log_as(message.name)
             for plug_in in message.plug_ins:
-                load(plug_in.target, plug_in.where)
+                check(load(plug_in.target, plug_in.where), plug_in)
             await attendance.tell(Prepared())
             message = await attendance.receive()
         if not isinstance(message, Start):

@@ -135,8 +135,8 @@ def _import_file(path: Path) -> ModuleType:
     return module
 
 
-def configure(provider: type[Provider], container: Container, plug_in: PlugIn) -> Provider:
-    """Return the provider with its settings, checked; raise `ConfigurationError` that names file, key and type."""
+def check(provider: type[Provider], plug_in: PlugIn) -> tuple[Any, dict[str, Any]]:
+    """Return the settings of a plug-in and those of its devices; raise `ConfigurationError` that names file and key."""
     settings, devices = dict(plug_in.table), {}
     if provider.DeviceSettings is not None:
         tables = {key: value for key, value in settings.items() if isinstance(value, dict)}
@@ -144,9 +144,14 @@ def configure(provider: type[Provider], container: Container, plug_in: PlugIn) -
             name: convert(table, provider.DeviceSettings, f"{plug_in.where}.{name}") for name, table in tables.items()
         }
         settings = {key: value for key, value in settings.items() if key not in tables}
-    checked = convert(settings, provider.Settings, plug_in.where)
+    return convert(settings, provider.Settings, plug_in.where), devices
+
+
+def configure(provider: type[Provider], container: Container, plug_in: PlugIn) -> Provider:
+    """Return the provider with its settings, checked; raise `ConfigurationError` that names file, key and type."""
+    settings, devices = check(provider, plug_in)
     try:
-        return provider(container, plug_in.name, checked, devices)
+        return provider(container, plug_in.name, settings, devices)
     except ValueError as error:
         raise ConfigurationError(f"{plug_in.where}: {error}") from None
 

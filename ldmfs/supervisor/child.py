@@ -20,7 +20,7 @@ from typing import Any
 import trio
 
 from ..consumer import tree
-from ..container.control import HandOver, Prepare, Start
+from ..container.control import Start
 from ..core.errors import DeviceBusy, LdmError
 from ..fuse.mount import MountError
 from ..fuse.unanswered import Unanswered
@@ -33,6 +33,7 @@ from .orphan import Adopted
 from .standby import Standby
 from .templates import Templates
 from .tree import Tree
+from .upgrade import Upgrade
 
 log = logging.getLogger("ldmfs.supervisor")
 
@@ -53,8 +54,8 @@ class Child:
         self.since = time.time()
         self.restarts = 0
         self.reason = ""
-        self.note = ""
-        """What is to be said of it while it runs."""
+        self.configured = True
+        """Whether the configuration has it."""
         self.usage = False
         self.settled = trio.Event()
         """Set when the first start has come to an end, good or bad."""
@@ -65,14 +66,16 @@ class Child:
         self._endpoint: Endpoint | None = None
         self._standby: Standby | None = None
         self._instance: Instance | None = None
-        self._has_handed_over = False
-        self._upgrading = False
-        self._successor: Instance | None = None
-        """A process with the plug-ins imported anew, which is to be the next instance."""
-        self._nursery: trio.Nursery | None = None
         self._last: Start | None = None
         """What the instance was started with, or the one before it."""
         self._has_run = False
+        self._handed_over = False
+        self._is_new = False
+        """The instance is that of an upgrade."""
+        self._changed = False
+        """The instance was started with another configuration."""
+        self._upgrade: Upgrade | None = None
+        self._nursery: trio.Nursery | None = None
         self._unanswered: tuple[Unanswered, ...] = ()
         """Of instances before the one that was ready last, and of that one."""
         self._backoff = Backoff(configuration.options)
@@ -84,7 +87,7 @@ class Child:
         self.settled, self._ended, self._scope = trio.Event(), trio.Event(), trio.CancelScope()
         self._backoff = Backoff(self.configuration.options)
         self._last, self._has_run, self._unanswered = None, False, ()
-        self.reason, self.note, self.usage = "", "", False
+        self.reason, self.usage, self._upgrade = "", False, None
         self._set("starting")
 
     def postpone(self, reason: str) -> None:
@@ -95,9 +98,9 @@ class Child:
 
     def compare(self, start: Start) -> None:
         """Note whether an instance that was started with `start` is what the configuration asks for."""
-        if is_changed(self.configuration, start):
-            self.note = f"its configuration has changed; 'ldmfs restart {self.name}' lets it take effect"
-            log.warning("container %s goes on as it is: %s", self.name, self.note)
+        self._changed = is_changed(self.configuration, start)
+        if self._changed:
+            log.warning("container %s goes on as it is: %s", self.name, self._remark())
 
     async def run(self, adopted: Adopted | None = None) -> None:
         """Mount, and keep an instance running until `stop`, or until the container is failed.
@@ -131,60 +134,19 @@ class Child:
         await self._ended.wait()
 
     async def upgrade(self) -> None:
-        """Let an instance with the code as it is now take the place of the one that runs; return when it serves.
+        """Let an instance with the code as it is now take the place of the one that serves; return when it has.
 
-        Raises `LdmError`: when the plug-ins cannot be imported, and nothing has changed but that `note` tells the
-        reason; when their start fails, and it is as after any crash.
+        Raises `LdmError` when it has not, or not without errors for consumers.  Cancelled, the upgrade goes on.
         """
         if self.state != "running" or self._nursery is None:
-            raise LdmError(f"container {self.name!r} is {self.state}; 'ldmfs start {self.name}' starts it")
-        if self._upgrading:
+            raise LdmError(f"container {self.name!r} is {self.state}, and cannot be upgraded")
+        if self._upgrade is not None and self._upgrade.active:
             raise DeviceBusy(f"container {self.name!r} is being upgraded already")
-        self._upgrading = True
-        try:
-            await self._hand_over_to(await self._prepared(self._nursery), self._nursery)
-            self.note = ""
-        except LdmError as error:
-            self.note = f"not upgraded: {error}"
-            raise
-        finally:
-            self._upgrading = False
-
-    async def _prepared(self, nursery: trio.Nursery) -> Instance:
-        """Return a process that has imported the plug-ins anew."""
-        self._templates.renew()
-        successor = await Instance.spawn(self._templates, self._log.path)
-        nursery.start_soon(successor.run)
-        try:
-            await successor.tell(Prepare(self.name, self.configuration.plug_ins))
-            with trio.move_on_after(self._system.start_timeout):
-                await any_of(successor.prepared, successor.ended)
-            if not successor.prepared.is_set():
-                reason = successor.outcome() if successor.ended.is_set() else "the plug-ins' import takes too long"
-                raise LdmError(reason)
-        except BaseException:
-            await successor.discard()
-            raise
-        return successor
-
-    async def _hand_over_to(self, successor: Instance, nursery: trio.Nursery) -> None:
-        """Let the instance that serves end in favour of another one, and return when that serves."""
-        if not self.active or self._nursery is None:
-            await successor.discard()
-            raise LdmError("it was stopped")
-        self._successor = successor
-        if self._standby is not None and (waiting := self._standby.take()) is not None:  # it has the code as it was
-            nursery.start_soon(waiting.discard)
-        if (instance := self._instance) is not None:  # else it has crashed, and the successor is the next one anyway
-            seconds = self.configuration.options.drain_timeout
-            await instance.tell(HandOver(float(seconds)))
-            with trio.move_on_after(seconds + self._system.stop_timeout):
-                await instance.ended.wait()
-            if not instance.ended.is_set():
-                instance.process.kill()
-        await any_of(successor.ready, successor.ended)
-        if not successor.ready.is_set():
-            raise LdmError(successor.outcome())
+        self._upgrade = Upgrade(self.configuration, self._system, self._tree, self._templates)
+        self._nursery.start_soon(self._upgrade.run, self._nursery, lambda: self._instance)
+        await self._upgrade.done.wait()
+        if self._upgrade.error:
+            raise LdmError(f"container {self.name!r}: {self._upgrade.error}")
 
     @property
     def active(self) -> bool:
@@ -211,8 +173,14 @@ class Child:
 
     def _remark(self) -> str:
         """Return what is to be said of the container while it runs."""
-        standby = f"standby: {self._standby.reason}" if self._standby and self._standby.reason else ""
-        return "; ".join(filter(None, (self.note, standby)))
+        takes_effect = f"'ldmfs upgrade {self.name}' or 'ldmfs restart {self.name}' lets it take effect"
+        remarks = (
+            "" if self.configured else "not in the configuration",
+            f"its configuration has changed; {takes_effect}" if self._changed else "",
+            f"standby: {self._standby.reason}" if self._standby and self._standby.reason else "",
+            f"upgrade: {self._upgrade.error}" if self._upgrade and self._upgrade.error else "",
+        )
+        return "; ".join(filter(None, remarks))
 
     # -- instances
 
@@ -238,21 +206,24 @@ class Child:
                 await self._attend(instance, endpoint)
             else:
                 await self._run_instance(endpoint, nursery)
-            while self._has_handed_over or not self._is_to_fail():
-                if not self._has_handed_over:
+            while (upgraded := self._is_upgraded()) or not self._is_to_fail():
+                if not upgraded:
                     self._set("waiting")
                     await self._backoff.pause()
                     self.restarts += 1
                 await self._run_instance(endpoint, nursery)
         finally:
             self._standby = self._nursery = None
-            if self._successor is not None:
-                successor, self._successor = self._successor, None
-                await successor.discard()
+
+    def _is_upgraded(self) -> bool:
+        """Tell whether the instance has ended to make room for the next one, or that is there anyhow."""
+        return self._handed_over or (self._upgrade is not None and self._upgrade.successor is not None)
 
     def _is_to_fail(self) -> bool:
         """Note that the instance has ended, and tell whether the container is failed with it."""
         options = self.configuration.options
+        if self._is_new and self._standby is not None:
+            self.usage = False  # the standby is of the code before the upgrade
         if self.usage or not options.restart or not self._has_run:
             self._fail(self.reason)
         elif (crashes := self._backoff.count()) >= options.max_crashes:
@@ -263,7 +234,8 @@ class Child:
         """Run one instance, the standby if there is one, to its end; leave in `reason` why it ended."""
         self._set("starting")
         try:
-            instance, self._successor = self._successor, None
+            instance = self._upgrade.take() if self._upgrade else None
+            self._is_new = instance is not None
             if instance is None and self._standby is not None:
                 instance = self._standby.take()
             if instance is None:
@@ -302,7 +274,7 @@ class Child:
                 self._unanswered = (*self._unanswered, endpoint.take_back(fail=not self._last.reissue))
             endpoint.let_go()
             self._instance, self.pid = None, None
-            self.usage, self._has_handed_over = instance.usage, instance.handed_over
+            self.usage, self._handed_over = instance.usage, instance.handed_over.is_set()
             lines = "" if instance.failure or self._last is None else self._log.last_lines(self._last.log_begin)
             self.reason = f"{instance.outcome()}{lines}"
             instance.close()
@@ -323,7 +295,8 @@ class Child:
             log_begin=self._log.begin(),
         )
         self._tree.note(tree.pid_file(self._tree.root, self.name), instance.pid)
-        tree.standby_file(self._tree.root, self.name).unlink(missing_ok=True)
+        instance.forget_note()
+        self._changed = False
         with endpoint.given(reissue=reissue) as fds:
             await instance.tell(start, fds)
 
@@ -340,6 +313,8 @@ class Child:
         self.state, self.since = "running", since
         self.settled.set()
         if self._standby is not None:
+            if self._is_new:
+                self._standby.renew()
             self._standby.want()
 
     def _set(self, state: str) -> None:

@@ -51,8 +51,10 @@ class ContainerOptions(Settings):
         Literal["fail", "reissue"],
         Doc("requests under way at a crash: fail with ECONNABORTED, or reissue to the next instance"),
     ] = "fail"
+    drain_timeout: Annotated[Duration, Doc("how long requests that run may go on when the container is upgraded")] = (
+        Duration("5 s")
+    )
     state_size: Annotated[Size, Doc("room for what the providers keep in their state")] = Size(CAPACITY)
-    drain_timeout: Annotated[Duration, Doc("how long requests may take to end at an upgrade")] = Duration("10 s")
     max_crashes: Annotated[int, Doc("crashes within crash_window after which the container is failed")] = 5
     crash_window: Annotated[Duration, Doc("see max_crashes")] = Duration("60 s")
     max_pause: Annotated[Duration, Doc("the longest pause before a new start; the first is at once")] = Duration("10 s")

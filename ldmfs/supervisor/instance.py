@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from ..container.control import Describe, Description, Failed, HandedOver, Message, Prepared, Ready, Stop
+from ..container.control import (
+    Describe,
+    Description,
+    Failed,
+    HandedOver,
+    HandOver,
+    Message,
+    Prepare,
+    Prepared,
+    Ready,
+    Stop,
+)
 from ..container.link import Link
 from .orphan import Adopted
 from .process import Process, TemplateDied
@@ -32,6 +43,7 @@ class Instance:
     event       is set
     prepared    when a standby has imported its plug-ins
     ready       when the instance serves
+    handed_over when it has left to the next one what its open files hold
     ended       when the process has, and what it said last was read
     """
 
@@ -41,14 +53,15 @@ class Instance:
         self.pid = process.pid
         self.prepared = trio.Event()
         self.ready = trio.Event()
+        self.handed_over = trio.Event()
         self.ended = trio.Event()
         self.since = 0.0
         """When it was ready."""
         self.failure = ""
         """What it said, or what is to be said of it, about why it did not start."""
         self.usage = False
-        self.handed_over = False
-        """It has ended as it was told to, and left everything to the next instance."""
+        self.note: Path | None = None
+        """The file that has its number, while it waits."""
         self._link = link
         self._numbers = itertools.count(1)
         self._answers: dict[int, trio.MemorySendChannel[dict[str, Any]]] = {}
@@ -107,11 +120,49 @@ class Instance:
             self.since = message.since
             self.ready.set()
         elif isinstance(message, HandedOver):
-            self.handed_over = True
+            self.handed_over.set()
         elif isinstance(message, Failed):
             self.failure, self.usage = message.reason, message.usage
         elif isinstance(message, Description) and message.number in self._answers:
             self._answers[message.number].send_nowait(message.data)
+
+    async def prepare(self, prepare: Prepare, timeout: float, *events: trio.Event) -> None:
+        """Make it a standby; return when it is prepared or has ended, or at an event.
+
+        It is killed when it is not prepared after `timeout` seconds.
+        """
+        await self.tell(prepare)
+        with trio.move_on_after(timeout) as limit:
+            await any_of(self.prepared, self.ended, *events)
+        if limit.cancelled_caught:
+            self.failure = f"not ready after {timeout:g} s"
+            self.process.kill()
+            await any_of(self.ended, *events)
+
+    async def hand_over(self, seconds: float, grace: float) -> None:
+        """Let it hand over, its requests ending within `seconds`, and kill it when it has not ended `grace` later."""
+        with trio.move_on_after(seconds + grace):
+            await self.tell(HandOver(seconds))
+            await self.ended.wait()
+            return
+        self.process.kill()
+        await self.ended.wait()
+
+    async def discard(self) -> str:
+        """End it at once, which has not begun to serve; return why it has ended.  This is not cancelled."""
+        self.process.kill()
+        with trio.CancelScope(shield=True):
+            await self.ended.wait()
+        self.forget_note()
+        outcome = self.outcome()
+        self.close()
+        return outcome
+
+    def forget_note(self) -> None:
+        """Take away the file that has its number: it waits no more."""
+        if self.note is not None:
+            self.note.unlink(missing_ok=True)
+            self.note = None
 
     async def tell(self, message: Message, fds: Sequence[int] = ()) -> None:
         """Say something to the process, which may be gone already."""
@@ -148,13 +199,6 @@ class Instance:
     def outcome(self) -> str:
         """Return why it has ended: what it said, else how the process did."""
         return self.failure or self.process.outcome()
-
-    async def discard(self) -> None:
-        """Kill the process, which has served nothing, and return when it has ended.  A cancellation waits for it."""
-        self.process.kill()
-        with trio.CancelScope(shield=True):
-            await self.ended.wait()
-        self.close()
 
     def close(self) -> None:
         """Let go of the process, which has ended."""

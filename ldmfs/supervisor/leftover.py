@@ -1,7 +1,7 @@
 """What a supervisor that was killed has left alive: containers that serve, and processes that do not.
 
 A container that serves waits at its socket, `<root>/.ldmfs/adopt/<container>`.  It is adopted from there, or told to
-end.  The numbers of all processes stand in `run` and `standby`, for those that do not listen.
+end.  The numbers of all processes stand in `run`, `standby` and `upgrade`, for those that do not listen.
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ def kill_all(files: Iterable[Path]) -> None:
 
 
 def noted(root: Path) -> Iterator[Path]:
-    """Yield the files in which supervisors note the processes that they start: those that serve, then the standbys."""
-    for directory in ("run", "standby"):
+    """Yield the files in which supervisors note their processes: those that serve, then those that wait."""
+    for directory in ("run", "standby", "upgrade"):
         with contextlib.suppress(OSError):
             yield from sorted((tree.private(root) / directory).iterdir())
 

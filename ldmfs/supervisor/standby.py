@@ -45,6 +45,7 @@ class Standby:
         self._instance: Instance | None = None
         self._wanted = trio.Event()
         self._taken = trio.Event()
+        self._renewed = trio.Event()
 
     @property
     def pid(self) -> int | None:
@@ -69,6 +70,10 @@ class Standby:
         self._taken.set()
         return instance
 
+    def renew(self) -> None:
+        """Replace the standby by one with the code as it is now."""
+        self._renewed.set()
+
     async def run(self) -> None:
         """Keep a standby until cancelled."""
         while True:
@@ -78,34 +83,29 @@ class Standby:
                 await self._backoff.pause()
 
     async def _keep_one(self) -> bool:
-        """Start a standby and wait until it is taken; tell whether it was."""
+        """Start a standby and wait until it is taken, or to be renewed; tell whether it was."""
         try:
             instance = self._instance = await Instance.spawn(self._templates, Log(self._tree.root, self._name).path)
         except OSError as error:
             self._failed(f"cannot be started: {error.strerror}")
             return False
-        taken = self._taken = trio.Event()
+        taken, renewed = self._taken, self._renewed = trio.Event(), trio.Event()
         self._nursery.start_soon(instance.run)
+        outcome = ""
         try:
-            self._tree.note(tree.standby_file(self._tree.root, self._name), instance.pid)
-            await instance.tell(self._prepare)
-            with trio.move_on_after(self._timeout) as limit:
-                await any_of(instance.prepared, instance.ended, taken)
-            if limit.cancelled_caught:
-                instance.failure = f"not ready after {self._timeout:g} s"
-                instance.process.kill()
-            elif instance.prepared.is_set():
+            instance.note = self._tree.note(tree.standby_file(self._tree.root, self._name), instance.pid)
+            await instance.prepare(self._prepare, self._timeout, taken, renewed)
+            if instance.prepared.is_set():
                 self.reason = ""
-            await any_of(instance.ended, taken)
+            await any_of(instance.ended, taken, renewed)
         finally:
             if self._instance is instance:
                 self._instance = None
-                await instance.discard()
-                outcome = instance.outcome()
-                tree.standby_file(self._tree.root, self._name).unlink(missing_ok=True)
-        if not taken.is_set():
-            self._failed(outcome)
-        return taken.is_set()
+                outcome = await instance.discard()
+        if taken.is_set() or renewed.is_set():
+            return True
+        self._failed(outcome)
+        return False
 
     def _failed(self, reason: str) -> None:
         if reason != self.reason:

@@ -115,7 +115,7 @@ class Supervisor:
             return
         child = self._child(ContainerConfiguration(start.name, options_of(start.options), start.plug_ins))
         children.append(child)
-        child.note = "not in the configuration"
+        child.configured = False
         log.warning("container %s is not in the configuration, and goes on until it is stopped", child.name)
         self._nursery.start_soon(child.run, adopted)
         await child.settled.wait()

@@ -3,7 +3,7 @@
     cat /ldm/system/containers                      the containers and how they are, a line each
     cat /ldm/system/graph                           containers, devices, consumers and who consumes whom, as JSON
     cat /ldm/system/graph.dot                       the same for Graphviz
-    echo 'restart text' > /ldm/system/control       also: start, stop, upgrade NAME, shutdown
+    echo 'restart text' > /ldm/system/control       also: upgrade NAME, start NAME, stop NAME, shutdown
 
 A command's error is the error of the write or of the close; `cat` tells it in words.
 """
@@ -59,7 +59,7 @@ class Control(Device):
 
     mode = 0o600
     description = "commands for the supervisor"
-    takes = "restart NAME, start NAME, stop NAME, upgrade NAME, shutdown"
+    takes = "upgrade NAME, restart NAME, start NAME, stop NAME, shutdown"
     gives = "ok, when the command has been carried out"
 
     def __init__(self, supervision: Supervision) -> None:
@@ -73,7 +73,7 @@ class Control(Device):
         if verb == "shutdown" and not names:
             self._supervision.shut_down()
             return b"ok\n"
-        if verb not in ("restart", "start", "stop", "upgrade") or len(names) != 1:
+        if verb not in ("upgrade", "restart", "start", "stop") or len(names) != 1:
             raise InvalidRequest(f"a command is one of: {self.takes}")
         await self._carry_out(verb, names[0])
         return b"ok\n"

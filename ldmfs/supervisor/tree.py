@@ -24,7 +24,15 @@ from .leftover import end_all, kill_all, noted, orphans
 STARTING_SECONDS = 5.0
 """How long a supervisor may take from locking the tree to saying who it is."""
 
-DIRECTORIES = {".": 0o755, "adopt": 0o700, "channel": 0o755, "log": 0o700, "run": 0o755, "standby": 0o700}
+DIRECTORIES = {
+    ".": 0o755,
+    "adopt": 0o700,
+    "channel": 0o755,
+    "log": 0o700,
+    "run": 0o755,
+    "standby": 0o700,
+    "upgrade": 0o700,
+}
 """What is made in the directory of the supervisor's own files, with its mode."""
 
 
@@ -84,11 +92,11 @@ class Tree:
         path.mkdir(exist_ok=True)
         return path
 
-    def note(self, file: Path, pid: int) -> None:
-        """Write the number of a process; whoever looks finds a whole one, the old or the new."""
+    def note(self, file: Path, pid: int) -> Path:
+        """Write the number of a process to `file`; whoever looks finds a whole one, the old or the new."""
         new = tree.private(self.root) / "pid"
         new.write_text(f"{pid}\n")
-        new.replace(file)
+        return new.replace(file)
 
     def forget(self, container: str) -> None:
         """Take away what is left of a container that is not mounted any more."""
@@ -197,14 +205,14 @@ def _end(root: Path) -> None:
 def _sweep(root: Path, keep: Collection[str]) -> None:
     """Take away what is left of containers that are gone; those of `keep`, by `file_name`, stay as they are."""
     private = tree.private(root)
-    kill_all(file for file in noted(root) if file.parent.name == "standby" or file_name(file.name) not in keep)
+    kill_all(file for file in noted(root) if file.parent.name != "run" or file_name(file.name) not in keep)
     for mount in mounts(root):
         if mount.type == FUSE_TYPE and file_name(mount.path.name) not in keep:
             unmount(mount.path)
     _make_directories(root)
-    for directory in ("adopt", "channel", "run", "standby"):
+    for directory in ("adopt", "channel", "run", "standby", "upgrade"):
         for file in (private / directory).iterdir():
-            if directory == "standby" or file_name(file.name) not in keep:
+            if directory in ("standby", "upgrade") or file_name(file.name) not in keep:
                 file.unlink()
     tree.supervisor_socket(root).unlink(missing_ok=True)
     for entry in root.iterdir():

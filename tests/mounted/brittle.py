@@ -1,6 +1,6 @@
 """A plug-in whose import does not always work: it waits while the file `hold` is there, and fails where `break` is.
 
-What the file `version` held at its import is its version.
+What is in the file `version` when it is imported is its version; with the version `bad` its provider does not start.
 """
 
 import os
@@ -15,11 +15,13 @@ while (BASE / "hold").exists():
     time.sleep(0.01)
 if (BASE / "break").exists():
     raise RuntimeError("it is broken")
-VERSION = (BASE / "version").read_text() if (BASE / "version").exists() else "0"
+
+
+VERSION = (BASE / "version").read_text() if (BASE / "version").exists() else "first"
 
 
 class Version(Device):
-    """Tells which code this is."""
+    """Tells the version of the code."""
 
     def request(self, consumer_id: int, request: Request) -> bytes:
         return VERSION.encode()
@@ -33,8 +35,10 @@ class Echo(Device):
 
 
 class Brittle(Provider):
-    """Two devices."""
+    """One device."""
 
     def start(self) -> None:
+        if VERSION == "bad":
+            raise RuntimeError("this version is bad")
         self.create_device("echo", Echo())
         self.create_device("version", Version())

@@ -208,7 +208,7 @@ def test_a_wrong_command_is_refused(tree: Tree, command: str, error: str) -> Non
 
 
 def test_control_lists_its_commands(tree: Tree) -> None:
-    assert tree.sh("cat system/control").stdout == "restart NAME, start NAME, stop NAME, shutdown\n"
+    assert tree.sh("cat system/control").stdout == "upgrade NAME, restart NAME, start NAME, stop NAME, shutdown\n"
 
 
 def test_the_command_shutdown_ends_the_tree(mount: Mount) -> None:
