@@ -35,6 +35,7 @@ MEMORY = "1G"
 OPTIONS = (
     *("console=ttyS0", "quiet", "panic=-1", "oops=panic", "log_buf_len=4M", "printk.devkmsg=on"),
     *("mitigations=off", "nokaslr", "tsc=reliable"),  # which only make emulation slow
+    "no_timer_check",  # which counts ticks at boot, and panics where the host gave no time for them
     *("watchdog_thresh=60", "workqueue.watchdog_thresh=120", "rcupdate.rcu_cpu_stall_timeout=120"),
 )
 """For the command line of every kernel.  A busy host may keep an emulated processor waiting for long."""
