@@ -9,7 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from . import chain, channel, idle, machine, round_trip, scale, throughput
+from . import chain, channel, idle, machine, round_trip, scale, takeover, throughput
 from .report import Section
 from .servers import BenchError, Setup, detach_below
 
@@ -21,6 +21,7 @@ MEASUREMENTS = {
     "scale": scale.measure,
     "channel": channel.measure,
     "chain": chain.measure,
+    "takeover": takeover.measure,
 }
 EXIT_MISSED, EXIT_FAILED, EXIT_INTERRUPTED = 1, 3, 130
 

@@ -50,11 +50,18 @@ class Instances:
         self.state_fd = state.create()
         self.reissue = reissue
         self.started = 0
+        self.serving = -1
+        """The place of the instance that serves among the processes."""
         self.processes: list[subprocess.Popen[str]] = []
-        self.spawn()
+        for _ in range(2):
+            self.spawn()
 
     def spawn(self) -> subprocess.Popen[str]:
-        """Start a process, which waits until it is to take over."""
+        """Start a process, which waits until it is to take over.
+
+        The new process closes its copies of this one's files, and each close of a device's file waits for the request
+        that runs: so the first two are started beforehand.
+        """
         device = self.connection.device(reissue=self.reissue)
         fds = self.connection.fd, device, self.listener.fileno(), self.state_fd
         first_id = self.started * FIRST_IDS + 1
@@ -71,19 +78,19 @@ class Instances:
 
     def activate(self) -> subprocess.Popen[str]:
         """Let the process that waits take over; return it when it serves."""
-        process = self.processes[-1]
+        self.serving += 1
+        process = self.processes[self.serving]
         tell(process, "go")
         assert told(process) == "ready"
-        self.spawn()
         return process
 
     @property
     def current(self) -> subprocess.Popen[str]:
-        return self.processes[-2]
+        return self.processes[self.serving]
 
     def upgrade(self, seconds: float = SECONDS) -> None:
         """Let the instance that serves hand over to the one that waits."""
-        process = self.current
+        process = self._with_next()
         tell(process, str(seconds))
         assert told(process) == "handed over"
         self._end(process)
@@ -93,11 +100,18 @@ class Instances:
 
     def kill(self) -> None:
         """Kill the instance that serves, and let the next one take over."""
-        self.current.kill()
-        self._end(self.current)
+        process = self._with_next()
+        process.kill()
+        self._end(process)
         if self.reissue and self.connection.can_resend:
             self.connection.resend()
         self.activate()
+
+    def _with_next(self) -> subprocess.Popen[str]:
+        """Return the instance that serves; one that waits is there, too."""
+        if self.serving == len(self.processes) - 1:
+            self.spawn()
+        return self.current
 
     def events(self, name: str) -> list[tuple[str, int]]:
         """Return what has happened to a device: what, and to which consumer."""
