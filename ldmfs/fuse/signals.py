@@ -25,8 +25,15 @@ PF_KTHREAD = 0x200000
 
 _KILL_BIT = 1 << (signal.SIGKILL - 1)
 
-_SHEDDING = {"436", *({"59", "322"} if os.uname().machine == "x86_64" else {"221", "281"})}
+_X86_64 = os.uname().machine == "x86_64"
+
+_SHEDDING = {"436", *({"59", "322"} if _X86_64 else {"221", "281"})}
 """Numbers of close_range, execve and execveat: what a child gets rid of inherited descriptors with, in bulk."""
+
+_CLOSE = "3" if _X86_64 else "57"
+
+_FORKING = {"435", *({"56", "58"} if _X86_64 else {"220"})}
+"""Numbers of clone3, clone and vfork, in which a thread stays whose child is on its way to another program."""
 
 
 class Pending(enum.IntEnum):
@@ -141,8 +148,13 @@ def _is_leaving(pid: int) -> bool:
 
 
 def _is_shedding(pid: int) -> bool:
-    call = _read(f"/proc/{pid}/syscall")
-    return call is not None and call.partition(" ")[0] in _SHEDDING
+    """Tell whether a process gets rid of what it has inherited: in bulk, or one by one before its parent goes on."""
+    number = (_read(f"/proc/{pid}/syscall") or "").partition(" ")[0]
+    if number == _CLOSE and (stat := _stat(pid)) is not None:
+        parent = int(stat[1])
+        calls = (_read(f"/proc/{parent}/task/{tid}/syscall") or "" for tid in _threads(parent))
+        return any(call.partition(" ")[0] in _FORKING for call in calls)
+    return number in _SHEDDING
 
 
 def _processes() -> Iterator[int]:

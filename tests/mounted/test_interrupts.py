@@ -106,7 +106,13 @@ def test_a_process_that_ends_with_a_request_outstanding_does_not_hang(start: Sta
 
 
 @pytest.mark.parametrize(
-    "call", ["subprocess.run(['true'])", "os.posix_spawn('/bin/true', ['true'], {})"], ids=["subprocess", "spawn"]
+    "call",
+    [
+        "subprocess.run(['true'])",
+        "[os.dup2(*each) for each in ((0, 30), (0, 31), (fd, 40))]; subprocess.run(['true'], pass_fds=[30, 31])",
+        "os.posix_spawn('/bin/true', ['true'], {})",
+    ],
+    ids=["subprocess", "one by one", "spawn"],
 )
 def test_a_process_with_a_request_outstanding_can_start_others(start: Start, gate: Probed, call: str) -> None:
     """Their copies of the descriptor are closed on the way to the other program, which waits for no handler."""
