@@ -1,7 +1,8 @@
 """What a supervisor that was killed has left alive: containers that serve, and processes that do not.
 
 A container that serves waits at its socket, `<root>/.ldmfs/adopt/<container>`.  It is adopted from there, or told to
-end.  The numbers of all processes stand in `run`, `standby` and `upgrade`, for those that do not listen.
+end.  The numbers of all processes stand in `run`, `standby`, `upgrade` and `template`, for those that do not
+listen.
 """
 
 from __future__ import annotations
@@ -77,6 +78,14 @@ def end_all(root: Path) -> None:
                 _kill(process)
 
 
+def is_alive(file: Path) -> bool:
+    """Tell whether the process whose number stands in `file` is there."""
+    for process in _processes([file]):
+        process.close()
+        return True
+    return False
+
+
 def kill_all(files: Iterable[Path]) -> None:
     """Kill the containers' processes whose numbers stand in `files`, and wait until they are gone."""
     for process in _processes(files):
@@ -85,8 +94,8 @@ def kill_all(files: Iterable[Path]) -> None:
 
 
 def noted(root: Path) -> Iterator[Path]:
-    """Yield the files in which supervisors note their processes: those that serve, then those that wait."""
-    for directory in ("run", "standby", "upgrade"):
+    """Yield the files in which supervisors note their processes: those that serve, that wait, then the templates."""
+    for directory in ("run", "standby", "upgrade", "template"):
         with contextlib.suppress(OSError):
             yield from sorted((tree.private(root) / directory).iterdir())
 

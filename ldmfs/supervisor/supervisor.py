@@ -39,7 +39,7 @@ class Supervisor:
         self.configuration = configuration
         self.tree = Tree(root)
         self.children: dict[str, Child | Guest] = {}
-        self.templates = Templates(tree.log_file(root, TEMPLATE_LOG))
+        self.templates = Templates(tree.log_file(root, TEMPLATE_LOG), tree.private(root) / "template")
         self.system = Container("system", root=root)
         self._nursery: trio.Nursery | None = None
         self._ended = trio.Event()

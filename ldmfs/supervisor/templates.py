@@ -170,9 +170,11 @@ class Template:
 class Templates:
     """Keeps a template that forks, while `run` is under way."""
 
-    def __init__(self, output: Path) -> None:
+    def __init__(self, output: Path, notes: Path) -> None:
         self._output = output
         """What a template prints is added to this file."""
+        self._notes = notes
+        """In this directory their process numbers are noted, for whoever comes when this process was killed."""
         self._current: Template | None = None
         self._there = trio.Event()
         self._renewed = trio.Event()
@@ -192,7 +194,7 @@ class Templates:
                 except OSError as error:
                     log.warning("the template of the containers' processes cannot be started: %s", error.strerror)
                 else:
-                    nursery.start_soon(template.run)
+                    nursery.start_soon(self._live, template)
                     self._renewed = trio.Event()
                     self._there.set()
                     await any_of(template.ended, self._renewed)
@@ -203,6 +205,14 @@ class Templates:
                     log.warning("the template of the containers' processes has ended; another one is started")
                 self._backoff.count()
                 await self._backoff.pause()
+
+    async def _live(self, template: Template) -> None:
+        note = self._notes / str(template.pid)
+        note.write_text(f"{template.pid}\n")
+        try:
+            await template.run()
+        finally:
+            note.unlink(missing_ok=True)
 
     def renew(self) -> None:
         """Let what is begun from here on come from a new template, which imports the code as it is now."""

@@ -19,7 +19,7 @@ from ..consumer import tree
 from ..container.settings import ConfigurationError
 from ..fuse.mount import FUSE_TYPE, ROOT_SOURCE, mount_root, mounts, unmount
 from ..kernel.device import DIRECTORY
-from .leftover import end_all, kill_all, noted, orphans
+from .leftover import end_all, is_alive, kill_all, noted, orphans
 
 STARTING_SECONDS = 5.0
 """How long a supervisor may take from locking the tree to saying who it is."""
@@ -31,6 +31,7 @@ DIRECTORIES = {
     "log": 0o700,
     "run": 0o755,
     "standby": 0o700,
+    "template": 0o700,
     "upgrade": 0o700,
 }
 """What is made in the directory of the supervisor's own files, with its mode."""
@@ -111,7 +112,7 @@ class Tree:
 
     def drop(self, key: str) -> None:
         """End a container that a killed supervisor left and that cannot be adopted, by `file_name`."""
-        files = [file for file in noted(self.root) if file_name(file.name) == key]
+        files = [file for file in noted(self.root) if file.parent.name == "run" and file_name(file.name) == key]
         kill_all(files)
         for name in {path.name for path in (*files, *self.root.iterdir()) if file_name(path.name) == key}:
             unmount(self.root / name)
@@ -205,14 +206,21 @@ def _end(root: Path) -> None:
 def _sweep(root: Path, keep: Collection[str]) -> None:
     """Take away what is left of containers that are gone; those of `keep`, by `file_name`, stay as they are."""
     private = tree.private(root)
-    kill_all(file for file in noted(root) if file.parent.name != "run" or file_name(file.name) not in keep)
+    for file in tuple(noted(root)):
+        waits = file.parent.name in ("standby", "upgrade")
+        if waits or (file.parent.name == "run" and file_name(file.name) not in keep):
+            kill_all([file])
     for mount in mounts(root):
         if mount.type == FUSE_TYPE and file_name(mount.path.name) not in keep:
             unmount(mount.path)
     _make_directories(root)
-    for directory in ("adopt", "channel", "run", "standby", "upgrade"):
+    for directory in ("adopt", "channel", "run", "standby", "template", "upgrade"):
         for file in (private / directory).iterdir():
-            if directory in ("standby", "upgrade") or file_name(file.name) not in keep:
+            if directory == "template":  # one lives as long as what it has begun
+                stays = is_alive(file)
+            else:
+                stays = directory not in ("standby", "upgrade") and file_name(file.name) in keep
+            if not stays:
                 file.unlink()
     tree.supervisor_socket(root).unlink(missing_ok=True)
     for entry in root.iterdir():

@@ -53,7 +53,9 @@ async def fork(templates: Templates | Template, log: Path) -> Forked:
 async def kept(log: Path) -> AsyncIterator[Templates]:
     """Give templates that are kept, and see that nothing is left of them."""
     before = descriptors()
-    templates = Templates(log)
+    notes = log.with_name("notes")
+    notes.mkdir()
+    templates = Templates(log, notes)
     with trio.fail_after(SECONDS):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(templates.run)
@@ -61,6 +63,7 @@ async def kept(log: Path) -> AsyncIterator[Templates]:
             yield templates
             nursery.cancel_scope.cancel()
     assert descriptors() == before
+    assert not list(notes.iterdir())
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)
 
