@@ -91,12 +91,24 @@ class Instances:
     def upgrade(self, seconds: float = SECONDS) -> None:
         """Let the instance that serves hand over to the one that waits."""
         process = self._with_next()
-        tell(process, str(seconds))
-        assert told(process) == "handed over"
-        self._end(process)
-        if self.reissue and self.connection.can_resend:
-            self.connection.resend()
-        self.activate()
+        with self._or_end():
+            tell(process, str(seconds))
+            assert told(process) == "handed over"
+            self._end(process)
+            if self.reissue and self.connection.can_resend:
+                self.connection.resend()
+            self.activate()
+
+    @contextlib.contextmanager
+    def _or_end(self) -> Iterator[None]:
+        """End the connection where something goes wrong: the test waits in it, and nobody would answer any more."""
+        try:
+            yield
+        except BaseException:
+            for process in self.processes:
+                process.kill()
+            self.connection.unmount()
+            raise
 
     def kill(self) -> None:
         """Kill the instance that serves, and let the next one take over."""
@@ -137,7 +149,8 @@ class Instances:
             except subprocess.TimeoutExpired:
                 process.kill()
                 self._end(process)
-        self.connection.unmount()
+        if self.connection.fd >= 0:
+            self.connection.unmount()
         self.listener.close()
         os.close(self.state_fd)
 
