@@ -42,6 +42,7 @@ async def hosting(
     container: Container, providers: Iterable[Provider], unanswered: Iterable[Unanswered] = ()
 ) -> AsyncIterator[None]:
     """Start providers, and stop them, in reverse, when the context ends; consumers that are left are closed first."""
+    before = Container.current, Here.current
     Container.current = container
     Here.current = Here(container.root, container.registry, container.dispatch)
     started: list[Provider] = []
@@ -62,6 +63,7 @@ async def hosting(
                     except Exception:
                         log.exception("provider %s: stop raised", provider.name)
             nursery.cancel_scope.cancel()
+            Container.current, Here.current = before
 
 
 class Service:

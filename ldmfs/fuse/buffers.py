@@ -46,6 +46,8 @@ class Buffers:
         """Note that this task reads no more."""
         self._new.discard(trio.lowlevel.current_task())
         self._tasks -= 1
+        if self._filling and not self._tasks:
+            self.before_read()
 
     def before_read(self) -> None:
         """Have what this task allocates next filled, if that is its buffer."""

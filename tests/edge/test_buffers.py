@@ -27,6 +27,7 @@ libc.free.argtypes = [ctypes.c_void_p]
 def _afterwards() -> Iterator[None]:
     """Allocate by mmap, whose pages are new, and as ever afterwards."""
     libc.mallopt(-3, 1 << 20)  # M_MMAP_THRESHOLD, which else grows with what is freed
+    libc.mallopt(buffers.M_PERTURB, 0)
     yield
     libc.mallopt(buffers.M_PERTURB, 0)
 

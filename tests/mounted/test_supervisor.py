@@ -108,6 +108,7 @@ def test_a_killed_container_is_started_again(mount: Mount) -> None:
         os.write(handle, b"create echo old")
         assert read_all(handle) == b"ok"
     assert exchange(tree.root / "probe/new", b"hello") == b"hello"
+    wait_until(lambda: tree.state("probe") == "running", what="its being ready, which is told after it serves")
     probe = tree.containers()["probe"]
     assert (probe["state"], probe["restarts"], probe["pid"]) == ("running", 1, tree.pid("probe"))
     assert tree.pid("probe") != before
