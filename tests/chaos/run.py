@@ -41,7 +41,6 @@ class Run:
         if done.returncode:
             return [done.stderr]
         self.tree.containers()  # libfuse's pipe is made with the first request
-        self.tree.containers()  # libfuse's pipe is made with the first request
         for name in POLICIES:
             os.listdir(self.tree.root / name)
         self.before = {name: self._descriptors(pid) for name, pid in self._pids().items()}
