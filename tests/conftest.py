@@ -10,18 +10,12 @@ import inspect
 import os
 from collections.abc import Generator, Iterator
 
-import hypothesis
 import pytest
 import trio
 from hypothesis import HealthCheck, settings
 
 settings.register_profile("ldmfs", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("ldmfs")  # how fast a machine is, that runs other tests too, is no fact about the code
-
-hypothesis.settings.register_profile(
-    "busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
-)  # how long an example takes depends on what else the machine does
-hypothesis.settings.load_profile("busy")
 
 
 @pytest.hookimpl(tryfirst=True)

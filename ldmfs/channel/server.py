@@ -51,6 +51,7 @@ from ..core.provider_connection import ProviderConnection
 from ..core.registry import Registry
 from ..core.request import Reply, Request, RequestType
 from ..core.wire import HEADER, Frames, Limit
+from .idle import IdleWait
 from .memory import Place, ReplyPlace, SharedArena
 
 log = logging.getLogger("ldmfs.channel")
@@ -183,6 +184,7 @@ class Connection:
         self._outbox: deque[bytes] = deque()
         self._flushed = trio.Event()
         """Set when the outbox is empty again; a new one whenever it fills."""
+        self._wait = IdleWait(sock.fileno())
         self._idle: trio.Event | None = None
         self._ending: LdmError | None = None
         """What requests end with that are given up, as the container's time is over."""
@@ -267,30 +269,28 @@ class Connection:
     async def _receive(self) -> None:
         sock, machine, receive = self._socket, self._machine, self._socket.recv_into
         buffer, me, view = self._buffer, self._reader, memoryview(self._buffer)
-        turns, yielded, alone = 0, False, False
+        turns, alone, ready = 0, False, self._wait.ready
         while True:
             turns += 1
             if self._outbox:
                 await self._flushed.wait()
+            waits = alone and turns % ALONE_TURNS
+            if waits:
+                if not ready():
+                    await trio.lowlevel.wait_readable(sock)
+            elif not turns % FAIR_TURNS:
+                await trio.lowlevel.checkpoint()
             try:
-                if alone and turns % ALONE_TURNS:
-                    os.sched_yield()
-                    yielded = True
-                elif not turns % FAIR_TURNS:
-                    await trio.lowlevel.checkpoint()
                 size = receive(buffer)
             except BlockingIOError:
-                if yielded:
-                    await trio.lowlevel.wait_readable(sock)
-                else:  # a consumer on this CPU may send its next request now, which spares a turn of trio and epoll
-                    os.sched_yield()
-                yielded = not yielded
+                alone = True
                 continue
             except ConnectionResetError:
                 return
             if not size:
                 return
-            yielded, alone = False, yielded
+            if not waits:
+                alone = False
             event = machine.receive(view[:size])
             if type(event) is RequestReceived:
                 running = self._request(event)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -18,10 +17,8 @@ from ..core.wire import Frames
 from .address import address
 from .blocking import Completion, run_handler
 from .client import Client, Prepared, Waiter, raise_error
+from .idle import IdleWait
 from .memory import SharedArena
-
-YIELDS = 3
-"""Times that a provider on the same CPU gets the chance to answer, before trio and epoll are asked to wait for it."""
 
 FAIR_TURNS = 64
 """Packets read in a row before other tasks have their turn."""
@@ -86,6 +83,7 @@ class TrioClient:
         sock.setblocking(False)
         self._path = path
         self._client = _Client(sock, own_container, limits)
+        self._wait = IdleWait(sock.fileno())
         self._leading = False
         self._parked: dict[Waiter, trio.Event] = {}
         self._expected = 0
@@ -166,7 +164,7 @@ class TrioClient:
         _, frames, arenas = prepare(*args, waiter)
         try:
             client.send(frames, arenas)
-            await (self._follow(waiter) if self._leading else self._lead(waiter, YIELDS))
+            await (self._follow(waiter) if self._leading else self._lead(waiter))
         except BaseException:
             with contextlib.suppress(ValueError):
                 client.cancel(waiter)
@@ -211,12 +209,8 @@ class TrioClient:
         if not self._leading and self._parked:
             next(iter(self._parked.values())).set()
 
-    async def _lead(self, waiter: Waiter, yields: int = 0) -> None:
-        """Read the socket until the waiter has its outcome.
-
-        `yields` is for what was sent just now, so that its answer cannot be there yet: where the machine has much to
-        do, a yield lasts as long as the turns of all others.
-        """
+    async def _lead(self, waiter: Waiter) -> None:
+        """Read the socket until the waiter has its outcome."""
         client = self._client
         self._leading = True
         try:
@@ -227,19 +221,16 @@ class TrioClient:
                 self._turns += 1
                 if not self._turns % FAIR_TURNS:
                     await trio.lowlevel.checkpoint()
-                if yields:
-                    yields -= 1
-                    os.sched_yield()
-                size = client.receive()
-                if size < 0:
-                    if yields:
-                        continue
-                    try:
+                try:
+                    if not self._wait.ready():
+                        if client.lost:
+                            return
                         await trio.lowlevel.wait_readable(client.socket)
-                    except (OSError, trio.ClosedResourceError):
-                        size = 0
-                    else:
-                        continue
+                    size = client.receive()
+                except (OSError, trio.ClosedResourceError):
+                    size = 0
+                if size < 0:
+                    continue
                 client.take(size)
                 if not size and not client.away:
                     return
@@ -262,5 +253,6 @@ class TrioClient:
             if client.away:
                 sock.setblocking(False)
                 client.resume(sock)
+                self._wait = IdleWait(sock.fileno())
             else:  # it was closed meanwhile
                 sock.close()
