@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import statistics
 from collections.abc import Sequence
+from pathlib import Path
 
+from .channel import peer
 from .report import Section, Table, Target, microseconds, times
 from .servers import Setup, call, pid_of, pin, tree
 
 LENGTHS = (1, 2, 3, 4)
 SIZES = (32, 16 << 20)
-CONSUMERS = {"ldmfs": "blocking", "ldmfs trio": "trio"}
+RAW = "packets"
+CONSUMERS = {RAW: "raw socket", "ldmfs": "blocking", "ldmfs trio": "trio"}
 MOST_OF_FIRST = 1.1
 
 ABOUT = """\
@@ -19,6 +23,10 @@ A consumer calls `null/echo` in one container, and through 1, 2 and 3 more conta
 `relay`, which consumes that of the next. A hop is from one party to the next: the first is that of the consumer to a
 container, and its time is the round trip with one container; the time of a further one is what that container adds.
 Data of 16 MiB goes by arena: it is copied in and out by the consumer, and by nobody else on its way.
+
+The raw sockets are the same chain of processes, each of which does nothing but `recv`, `send` to the next, `recv` and
+`send` back: what the machine makes of a further process on the way. The more processes take turns on a CPU, the less of
+what each needs is in its caches when it has its turn.
 
 """
 
@@ -32,20 +40,34 @@ def measure(setup: Setup) -> Section:
     )
     section = Section("A chain of containers", ABOUT + how)
     operations = [("once", size, count) for size, count in zip(SIZES, counts, strict=True)]
-    with tree(setup, _configuration()) as root:
-        addresses = [f"{root}:c{length}/{'echo' if length == 1 else 'x'}" for length in LENGTHS]
-        pids = [pid_of(root, f"c{length}") for length in LENGTHS]
+    with tree(setup, _configuration()) as root, contextlib.ExitStack() as stack:
+        sockets, pids = _sockets(setup, stack)
+        devices = [f"{root}:c{length}/{'echo' if length == 1 else 'x'}" for length in LENGTHS]
+        pids += [pid_of(root, f"c{length}") for length in LENGTHS]
+        addresses = {name: sockets if name == RAW else devices for name in CONSUMERS}
         for where, cpus in (("pinned", setup.cpus[-1:]), ("unpinned", setup.cpus)):
             for pid in pids:
                 pin(pid, cpus)
-            found = _rounds(rounds, addresses, cpus, operations)
-            for consumer, (small, large) in found.items():
+            for consumer, found in _rounds(rounds, addresses, cpus, operations).items():
                 label = CONSUMERS[consumer]
-                section.tables.append(_table(f"**From a {label} consumer, {where}**, p50 in µs", small, large))
-                if where == "pinned":
-                    section.targets += _targets(f"{label} consumer, 32 B", small)
-                    section.targets += _targets(f"{label} consumer, 16 MiB by arena", large)
+                section.tables.append(_table(f"**From a {label} consumer, {where}**, p50 in µs", *found))
+                if where == "pinned" and consumer != RAW:
+                    for what, whole in zip(("32 B", "16 MiB by arena"), found, strict=True):
+                        section.targets += _targets(f"{label} consumer, {what}", whole)
     return section
+
+
+def _sockets(setup: Setup, stack: contextlib.ExitStack) -> tuple[list[str], list[int]]:
+    """Start chains of servers of packets, which have one connection each; return their addresses and processes."""
+    addresses, pids = [], []
+    for length in LENGTHS:
+        lower: tuple[Path, ...] = ()
+        for _ in range(length):
+            path = setup.new_directory() / "socket"
+            pids.append(stack.enter_context(peer(RAW, path, *lower)))
+            lower = (path,)
+        addresses.append(str(path))
+    return addresses, pids
 
 
 def _configuration() -> str:
@@ -58,27 +80,29 @@ def _configuration() -> str:
 
 
 def _rounds(
-    rounds: int, addresses: list[str], cpus: list[int], operations: list[tuple[str, int, int]]
+    rounds: int, addresses: dict[str, list[str]], cpus: list[int], operations: list[tuple[str, int, int]]
 ) -> dict[str, list[list[float]]]:
-    """Return, for each consumer, for each operation, the p50 of each length."""
-    measured = [{name: call(name, addresses, cpus, operations) for name in CONSUMERS} for _ in range(rounds)]
+    """Return, for each consumer, for each operation, the p50 of each length.  A raw packet is small."""
+    asked = {name: operations[:1] if name == RAW else operations for name in addresses}
+    measured = [{name: call(name, at, cpus, asked[name]) for name, at in addresses.items()} for _ in range(rounds)]
     return {
         name: [
-            [statistics.median(each[name][what][place]["p50"] for each in measured) for place in range(len(addresses))]
-            for what in range(len(operations))
+            [statistics.median(each[name][what][place]["p50"] for each in measured) for place in range(len(LENGTHS))]
+            for what in range(len(asked[name]))
         ]
-        for name in CONSUMERS
+        for name in addresses
     }
 
 
-def _table(caption: str, small: Sequence[float], large: Sequence[float]) -> Table:
-    header = ("containers", "32 B", "this hop", "hop / first", "hop / second", "16 MiB", "16 MiB / one container")
-    table = Table(caption, header)
+def _table(caption: str, small: Sequence[float], large: Sequence[float] = ()) -> Table:
+    header = ("containers", "32 B", "this hop", "hop / first", "hop / second")
+    table = Table(caption, (*header, "16 MiB", "16 MiB / one container") if large else header)
     hops = _hops(small)
     for place, length in enumerate(LENGTHS):
         of_second = times(hops[place] / hops[1]) if place else "-"
         cells = microseconds(small[place]), microseconds(hops[place]), times(hops[place] / hops[0]), of_second
-        table.rows.append((str(length), *cells, microseconds(large[place]), times(large[place] / large[0])))
+        more = (microseconds(large[place]), times(large[place] / large[0])) if large else ()
+        table.rows.append((str(length), *cells, *more))
     return table
 
 

@@ -21,7 +21,7 @@ MIB = 1 << 20
 SMALL, TOGETHER, LARGE, HUGE = ("once", 32), ("many", 32), ("once", MIB), ("once", 16 * MIB)
 OPERATIONS = (SMALL, TOGETHER, LARGE, HUGE)
 
-LDMFS, INLINE, RAW, PYZMQ, DBUS = "ldmfs", "ldmfs inline", "packets", "pyzmq", "dbus-fast"
+LDMFS, LENT, INLINE, RAW, PYZMQ, DBUS = "ldmfs", "ldmfs lent", "ldmfs inline", "packets", "pyzmq", "dbus-fast"
 MOST_OF_RAW, MOST_OF_PYZMQ, LEAST_OF_ARENA = 2, 1, 5
 
 
@@ -39,6 +39,7 @@ CONTENDERS = {
     "stream": Contender("raw socket pair, SOCK_STREAM", skips=(SMALL, TOGETHER)),
     LDMFS: Contender("ldmfs, blocking"),
     "ldmfs trio": Contender("ldmfs, trio"),
+    LENT: Contender("ldmfs, blocking, replies lent", skips=(SMALL, TOGETHER)),
     INLINE: Contender("ldmfs, blocking, inline", skips=(SMALL, TOGETHER)),
     "ldmfs file": Contender("ldmfs, the file", skips=(TOGETHER, LARGE, HUGE)),
     PYZMQ: Contender("pyzmq, REQ/REP over ipc", "zmq"),
@@ -54,8 +55,9 @@ and over Unix sockets. The server of ldmfs is `null/echo`, a plain handler, in a
 dbus-fast needs a message bus, a third process on the way, which is pinned with the others. "64 at once" sends 64
 requests before the first reply is taken, where the way allows it (completion handlers, tasks, futures); the time is
 that of one. Requests and replies are `bytes` of the caller's own, so that by arena, too, data is copied twice: in and
-out. A reply is kept until the next one is there. What is not in a table cannot do it: a packet of the raw socket ends
-at about 200 KiB, a message to the file at 1 MiB - 4 KiB.
+out; a reply that is lent is a view of the memory that the provider left it in, and copied once less. A reply is kept
+until the next one is there. What is not in a table cannot do it: a packet of the raw socket ends at about 200 KiB, a
+message to the file at 1 MiB - 4 KiB.
 
 """
 
@@ -136,8 +138,7 @@ def _start(setup: Setup, stack: contextlib.ExitStack, section: Section) -> list[
             continue
         path = setup.new_directory() / "socket"
         bus = [stack.enter_context(_bus(path))] if name == DBUS else []
-        command = [sys.executable, "-m", "bench.contenders.peers", name, str(path)]
-        servers.append(Server(name, str(path), [*bus, stack.enter_context(_server(name, command, path))]))
+        servers.append(Server(name, str(path), [*bus, stack.enter_context(peer(name, path))]))
     return servers
 
 
@@ -157,6 +158,11 @@ def _bus(path: Path) -> Iterator[int]:
     command = ["dbus-daemon", f"--config-file={configuration}", "--nofork", "--nopidfile", "--print-address"]
     with _server(command[0], command, configuration) as pid:
         yield pid
+
+
+def peer(name: str, path: Path, *lower: Path) -> contextlib.AbstractContextManager[int]:
+    """Run a server of `contenders/peers.py` at `path`; yields its process."""
+    return _server(name, [sys.executable, "-m", "bench.contenders.peers", name, str(path), *map(str, lower)], path)
 
 
 @contextlib.contextmanager
@@ -215,7 +221,7 @@ def _large_table(where: str, found: Found) -> Table:
     for name, each in found.items():
         if LARGE not in each:
             continue
-        by_arena = ", by arena" if name in (LDMFS, "ldmfs trio") else ""
+        by_arena = ", by arena" if name in (LDMFS, LENT, "ldmfs trio") else ""
         cells = [
             cell
             for what in (LARGE, HUGE)

@@ -1,9 +1,10 @@
 """Ways of one process to call another: the server and the client of each, all of which echo.
 
-Run: python -m bench.contenders.peers NAME SOCKET     prints `ready`, then answers at the Unix socket until it is ended
+Run: python -m bench.contenders.peers NAME SOCKET [LOWER]
 
-A server of `SERVERS` sends back what it gets.  A client of `CLIENTS` is a context manager, an asynchronous one for a
-way that is; it connects to an address and gives the calls that it can make.
+It prints `ready`, then answers at the Unix socket until it is ended.  A server of `SERVERS` sends back what it gets;
+that of packets may ask the one at the socket LOWER instead.  A client of `CLIENTS` is a context manager, an
+asynchronous one for a way that is; it connects to an address and gives the calls that it can make.
 """
 
 from __future__ import annotations
@@ -48,14 +49,15 @@ def ready() -> None:
 # -- a raw socket of packets
 
 
-def serve_packets(path: str) -> None:
-    """Send back each packet."""
-    with _listen(path, socket.SOCK_SEQPACKET) as listener:
+def serve_packets(path: str, lower: str | None = None) -> None:
+    """Send back each packet, or what the server at `lower` makes of it."""
+    with _listen(path, socket.SOCK_SEQPACKET) as listener, contextlib.ExitStack() as stack:
+        once = stack.enter_context(connect_packets(lower)).once if lower is not None else None
         while True:
             connection, _ = listener.accept()
             with connection:
                 while data := connection.recv(LARGEST_PACKET):
-                    connection.send(data)
+                    connection.send(data if once is None else once(data))
 
 
 @contextlib.contextmanager
@@ -338,6 +340,20 @@ def connect_ldmfs(address: str, *, inline: bool = False) -> Iterator[Calls]:
         yield Calls(once, many)
 
 
+@contextlib.contextmanager
+def connect_ldmfs_lent(address: str) -> Iterator[Calls]:
+    """The blocking API with a `Request`, whose reply's data is a view of the memory that it came in."""
+    import ldmfs
+
+    root, _, name = address.partition(":")
+    with ldmfs.open_device(name, root=root) as device:
+
+        def once(data: bytes) -> Any:
+            return ldmfs.send_request(device, ldmfs.Request(ldmfs.RequestType.CALL, data)).data
+
+        yield Calls(once)
+
+
 @contextlib.asynccontextmanager
 async def connect_ldmfs_trio(address: str) -> AsyncIterator[Calls]:
     """The API for trio; as many tasks for many."""
@@ -378,7 +394,7 @@ def connect_ldmfs_file(address: str) -> Iterator[Calls]:
     os.close(fd)
 
 
-SERVERS: dict[str, Callable[[str], None]] = {
+SERVERS: dict[str, Callable[..., None]] = {
     "packets": serve_packets,
     "stream": serve_stream,
     "multiprocessing": serve_multiprocessing,
@@ -399,9 +415,10 @@ CLIENTS: dict[str, Callable[[str], Any]] = {
     "dbus-fast": connect_dbus,
     "ldmfs": connect_ldmfs,
     "ldmfs inline": functools.partial(connect_ldmfs, inline=True),
+    "ldmfs lent": connect_ldmfs_lent,
     "ldmfs trio": connect_ldmfs_trio,
     "ldmfs file": connect_ldmfs_file,
 }
 
 if __name__ == "__main__":
-    SERVERS[sys.argv[1]](sys.argv[2])
+    SERVERS[sys.argv[1]](*sys.argv[2:])
