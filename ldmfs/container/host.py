@@ -129,8 +129,6 @@ class Container:
         left = self.area.recover()
         if left.damaged or left.store_damage:
             log.error("the state area was written over: %d entries are lost. %s", left.damaged, left.store_damage)
-        for request in left.requests:
-            self.area.requests.remove(request.slot)
         own = self.area.store(OWN)
         known = int(own.get("known") or 0)
         news = [each for each in unanswered if each.number > known]

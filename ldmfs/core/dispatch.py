@@ -58,7 +58,7 @@ class Dispatch:
         self.registry = registry
         self.runtime = runtime
         self.area = area
-        """Where the next instance of the container finds who is open and what is outstanding."""
+        """Where the next instance of the container finds who is open."""
         self.outstanding = 0
         self._numbers = itertools.count(1)
 
@@ -184,11 +184,9 @@ class Dispatch:
 
         Raises the handler's error as an `LdmError`; a cancellation passes through, after the handler has ended.
         """
-        device, area, slot = consumer.device, self.area, 0
+        device = consumer.device
         consumer.requests += 1
         try:
-            if area is not None:
-                slot = area.requests.add(consumer.id, request.type)
             if request.type not in device.accepts:
                 raise self._refusal(consumer, request)
             return as_reply(await self._run(device.request_execution, device.request_handler, consumer.id, request))
@@ -197,8 +195,6 @@ class Dispatch:
             raise self._error(error, device, "request") from None
         finally:
             self.outstanding -= 1
-            if area is not None and slot:
-                area.requests.remove(slot)
             del consumer.cancels[number]
             if consumer.drained and not consumer.cancels:
                 consumer.drained()

@@ -2,7 +2,6 @@
 
     header       which layout this is, and how large its parts are
     consumers    a table of the opens that were not closed yet: `core.tables`
-    requests     a table of the requests that are outstanding
     journal      what the providers keep: `core.journal`, which they see as `core.store`
     files        another journal: what open files hold, requests to be done again and replies that are to be read
 
@@ -15,20 +14,16 @@ from __future__ import annotations
 import msgspec
 
 from .device import check_name
-from .dispatch import MAX_OUTSTANDING
 from .errors import StateDamaged
 from .journal import CHECK, Journal, checked, is_whole
 from .journal import size_for as journal_size
 from .registry import MAX_CONSUMERS
 from .store import Store
-from .tables import CONSUMER, REQUEST, ConsumerTable, LeftConsumer, LeftRequest, RequestTable, Table, up
-from .wire import Field, Layout, Limit
+from .tables import CONSUMER, ConsumerTable, LeftConsumer, Table, up
+from .wire import Field, Layout
 
 MAGIC = b"ldmstate"
-VERSION = 1
-
-MAX_REQUESTS = MAX_OUTSTANDING + Limit.MAX_CHAIN
-"""Entries of the table of requests: those that wait for handlers, and those that handlers send each other in place."""
+VERSION = 2
 
 CAPACITY = 4 << 20
 """Bytes of a store, where nothing else is said: keys, values, and 8 bytes and the provider's name for each."""
@@ -47,18 +42,15 @@ HEADER = Layout(
     Field("magic", "8s", "MAGIC"),
     Field("version", "I", "VERSION; what a process of another one cannot use"),
     Field("consumers", "I", "slots for consumers"),
-    Field("requests", "I", "slots for requests"),
-    Field("reserved", "I", "0"),
     Field("capacity", "Q", "bytes of each log of the store"),
     Field("files", "Q", "bytes of each log of the open files"),
 )
 
 
 class Sizes(msgspec.Struct, frozen=True):
-    """How much a state area has room for: consumers, outstanding requests, bytes of its store and of its files."""
+    """How much a state area has room for: consumers, bytes of its store and of its files."""
 
     consumers: int = MAX_CONSUMERS
-    requests: int = MAX_REQUESTS
     capacity: int = CAPACITY
     files: int = FILES_CAPACITY
 
@@ -74,12 +66,7 @@ class Sizes(msgspec.Struct, frozen=True):
 
     @property
     def journal(self) -> int:
-        """Where the journal begins."""
-        return self.table + up(Table.size_for(self.requests, REQUEST), PAGE)
-
-    @property
-    def table(self) -> int:
-        """Where the table of requests begins; that of the consumers is at `PAGE`."""
+        """Where the journal begins; the table of the consumers is at `PAGE`."""
         return PAGE + up(Table.size_for(self.consumers, CONSUMER), PAGE)
 
 
@@ -89,12 +76,11 @@ SIZES = Sizes()
 class Left(msgspec.Struct, frozen=True):
     """What was in a state area when it was opened.
 
-    The consumers are in the order of their ids, the requests in that in which they came.  `damaged` is how many
-    entries of the tables were no entries, which are free again now, and `store_damage` what is wrong with the store.
+    The consumers are in the order of their ids.  `damaged` is how many entries of the table were no entries, which are
+    free again now, and `store_damage` what is wrong with the store.
     """
 
     consumers: tuple[LeftConsumer, ...]
-    requests: tuple[LeftRequest, ...]
     damaged: int
     store_damage: str
 
@@ -109,13 +95,11 @@ class StateArea:
     def __init__(self, view: memoryview) -> None:
         sizes = _sizes(view)
         self.consumers = ConsumerTable(view, PAGE, sizes.consumers)
-        self.requests = RequestTable(view, sizes.table, sizes.requests)
         self.journal = Journal(view, sizes.journal, sizes.capacity)
         self._files = Journal(view, sizes.file_journal, sizes.files)
         self.files = Store(self._files, "files")
         """What open files hold, by consumer id."""
-        damaged = self.consumers.damaged + self.requests.damaged
-        self._left = Left(self.consumers.left, self.requests.left, damaged, self.journal.damage)
+        self._left = Left(self.consumers.left, self.consumers.damaged, self.journal.damage)
         if self._files.damage:
             self._files.reset()  # what it had is lost, as with a process that is killed
 
@@ -125,10 +109,9 @@ class StateArea:
         if not 0 < sizes.capacity <= MAX_CAPACITY:
             raise ValueError(f"a store has at most {MAX_CAPACITY:,} bytes, not {sizes.capacity:,}")
         Table.format(view, PAGE, sizes.consumers)
-        Table.format(view, sizes.table, sizes.requests)
         Journal.format(view, sizes.journal, sizes.capacity)
         Journal.format(view, sizes.file_journal, sizes.files)
-        numbers = sizes.consumers, sizes.requests, 0, sizes.capacity, sizes.files
+        numbers = sizes.consumers, sizes.capacity, sizes.files
         header = checked(HEADER.struct.pack(MAGIC, VERSION, *numbers))
         view[: len(header)] = header
 
@@ -147,8 +130,8 @@ def _sizes(view: memoryview) -> Sizes:
     header = bytes(view[: CHECK + HEADER.size])
     if not header[CHECK:].startswith(MAGIC) or not is_whole(header):
         raise StateDamaged("this memory holds no state area, or its header was written over")
-    _, version, consumers, requests, _, capacity, files = HEADER.struct.unpack(header[CHECK:])
-    sizes = Sizes(consumers, requests, capacity, files)
+    _, version, consumers, capacity, files = HEADER.struct.unpack(header[CHECK:])
+    sizes = Sizes(consumers, capacity, files)
     if version != VERSION:
         raise StateDamaged(f"the state area is of version {version}, and this ldmfs has {VERSION}")
     if len(view) < sizes.total:

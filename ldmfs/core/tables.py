@@ -1,4 +1,4 @@
-"""The tables of the state area: the consumers and the outstanding requests of a container, for the instance after it.
+"""The table of the state area: the consumers of a container, for the instance after it.
 
 A table is slots of one size, whose first byte says what the entry is: 0 is a slot that is free.  An entry is written
 into a free slot and then published by that byte, changed and removed by it, and never moved.  So no kill can cut it, as
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterator
-from time import time
 from typing import Any
 from zlib import crc32
 
@@ -19,8 +18,7 @@ import msgspec
 from .device import Consumer, Peer
 from .errors import HandleClosed, QueueFull
 from .journal import CHECK, is_whole
-from .request import RequestType
-from .wire import TYPES, Field, Layout
+from .wire import Field, Layout
 
 CHUNK = 256
 """Slots that are taken into use at a time."""
@@ -39,7 +37,7 @@ class Stage(enum.IntEnum):
     OPENED = 2
     """Its open handler has returned; whether its opener was told so is not known."""
     OPEN = 3
-    """A consumer that is open, or a request that is outstanding."""
+    """It is open."""
     CLOSING = 4
     """Its close handler has begun."""
     ASKED = 5
@@ -78,14 +76,6 @@ HAS_WAKER = 1
 
 _NO_MARKS = bytes(CHECK - 1)
 
-REQUEST = Layout(
-    "request",
-    Field("consumer_id", "Q", "who asks"),
-    Field("since", "d", "when it came, in seconds since the epoch"),
-    Field("type", "I", "a RequestType"),
-)
-
-
 class LeftConsumer(msgspec.Struct, frozen=True):
     """A consumer that an earlier instance had, and that is still in the table."""
 
@@ -105,15 +95,6 @@ class LeftConsumer(msgspec.Struct, frozen=True):
         One that was `OPENING` is owed its close handler too, for what its open handler may have done already.
         """
         return self.stage in (Stage.OPENING, Stage.CLOSING) or self.peer.path not in ("file", "kernel")
-
-
-class LeftRequest(msgspec.Struct, frozen=True):
-    """A request that an earlier instance did not answer; `slot` is what `RequestTable.remove` takes."""
-
-    slot: int
-    consumer_id: int
-    type: RequestType
-    since: float
 
 
 class Table:
@@ -271,34 +252,6 @@ class ConsumerTable(Table):
             return 0
         begin = slot + self._end
         return int.from_bytes(self._view[begin : begin + WAKER.size], "little")
-
-
-class RequestTable(Table):
-    """The requests of one container that are outstanding."""
-
-    def __init__(self, view: memoryview, begin: int, slots: int) -> None:
-        super().__init__(view, begin, slots, REQUEST)
-        self.left = tuple(sorted(self._recover(), key=lambda request: request.since))
-
-    def add(self, consumer_id: int, type: int) -> int:
-        """Enter a request and return its slot.  Raises `QueueFull` when the table is full."""
-        return self._put(_OPEN, self._pack(consumer_id, time(), type))
-
-    def remove(self, slot: int) -> None:
-        """Forget a request: it was answered, or it is known that it never will be.  Once for each `add`.
-
-        Raises `ValueError` for a slot that is free.
-        """
-        if not self._view[slot]:
-            raise ValueError(f"there is no request in slot {slot}")
-        self._drop(slot)
-
-    def _recover(self) -> Iterator[LeftRequest]:
-        for slot, _, (consumer_id, since, type) in self._load():
-            if type in TYPES:
-                yield LeftRequest(slot, consumer_id, TYPES[type], since)
-            else:
-                self._damaged(slot)
 
 
 def _chunks(slots: int) -> int:

@@ -22,7 +22,7 @@ from ldmfs.core.journal import BEING_WRITTEN, STRIDE
 from ldmfs.core.state import Sizes, StateArea
 from ldmfs.core.tables import Stage
 
-SIZES = Sizes(consumers=20, requests=1, capacity=64 << 10, files=4096)
+SIZES = Sizes(consumers=20, capacity=64 << 10, files=4096)
 OPEN = 15
 """Consumers that are in the table at a time."""
 KINDS = 6

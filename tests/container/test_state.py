@@ -38,7 +38,7 @@ def descriptors() -> set[str]:
 
 def test_a_new_area_is_empty(fd: int) -> None:
     with SharedState(fd) as shared:
-        assert shared.area.recover() == Left((), (), 0, "")
+        assert shared.area.recover() == Left((), 0, "")
 
 
 def test_the_next_mapping_finds_what_was_there(fd: int) -> None:
@@ -68,7 +68,6 @@ def test_another_process_finds_it_by_the_descriptor(fd: int) -> None:
 def test_memory_is_taken_only_for_what_is_used(fd: int) -> None:
     with SharedState(fd) as shared:
         shared.area.consumers.add(Consumer(1, DEVICE, PEER))
-        shared.area.requests.add(1, 3)
         shared.area.store("text").put("a", b"one")
     status = os.fstat(fd)
     assert status.st_size > 64 << 20

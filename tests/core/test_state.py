@@ -14,11 +14,10 @@ from support import PEER
 
 from ldmfs.core.device import Consumer, Device, LogicalDevice
 from ldmfs.core.errors import InvalidRequest, NameTooLong, NoSpace, QueueFull, StateDamaged
-from ldmfs.core.request import RequestType
-from ldmfs.core.state import MAX_CAPACITY, MAX_REQUESTS, SIZES, Left, Sizes, StateArea
+from ldmfs.core.state import MAX_CAPACITY, SIZES, Left, Sizes, StateArea
 from ldmfs.core.tables import Stage
 
-SMALL = Sizes(consumers=4, requests=3, capacity=400, files=400)
+SMALL = Sizes(consumers=4, capacity=400, files=400)
 
 DEVICE = LogicalDevice("d", 77, Device(), "", (0, 0))
 
@@ -32,7 +31,7 @@ def fresh(sizes: Sizes = SMALL) -> Memory:
 
 def test_a_new_area_has_nothing() -> None:
     area = StateArea(fresh().view)
-    assert area.recover() == Left((), (), 0, "")
+    assert area.recover() == Left((), 0, "")
     assert len(area.store("text")) == 0
 
 
@@ -40,15 +39,13 @@ def test_the_next_instance_is_told_what_its_predecessor_left_and_not_what_it_doe
     memory = fresh()
     first = StateArea(memory.view)
     first.consumers.add(Consumer(1, DEVICE, PEER))
-    first.requests.add(1, RequestType.CALL)
     first.store("text").put("a", b"one")
     second = StateArea(memory.view)
     left = second.recover()
     second.consumers.add(Consumer(2, DEVICE, PEER))
-    second.requests.add(2, RequestType.CALL)
     second.consumers.remove(1)
     assert second.recover() is left
-    assert ([each.id for each in left.consumers], [each.consumer_id for each in left.requests]) == ([1], [1])
+    assert [each.id for each in left.consumers] == [1]
     assert second.store("text").get("a") == b"one"
 
 
@@ -79,8 +76,8 @@ def test_memory_that_is_too_short_is_recognised(size: int) -> None:
 
 def test_the_state_of_another_version_is_recognised(monkeypatch: pytest.MonkeyPatch) -> None:
     memory = fresh()
-    monkeypatch.setattr("ldmfs.core.state.VERSION", 2)
-    with pytest.raises(StateDamaged, match="is of version 1, and this ldmfs has 2"):
+    monkeypatch.setattr("ldmfs.core.state.VERSION", 3)
+    with pytest.raises(StateDamaged, match="is of version 2, and this ldmfs has 3"):
         StateArea(memory.view)
 
 
@@ -91,7 +88,7 @@ def test_a_store_has_a_size_within_bounds(capacity: int) -> None:
 
 
 def test_an_area_has_room_for_as_much_as_a_container_may_have() -> None:
-    assert (SIZES.consumers, SIZES.requests, SIZES.capacity) == (1 << 20, MAX_REQUESTS, 4 << 20)
+    assert (SIZES.consumers, SIZES.capacity) == (1 << 20, 4 << 20)
 
 
 @pytest.mark.parametrize(("name", "error"), [("", InvalidRequest), ("x" * 256, NameTooLong)])
@@ -102,7 +99,7 @@ def test_a_store_belongs_to_a_name(name: str, error: type[Exception]) -> None:
 
 # -- any sequence, any kill
 
-Model: TypeAlias = tuple[dict[int, Stage], list[tuple[int, RequestType]], dict[str, dict[str, bytes]]]
+Model: TypeAlias = tuple[dict[int, Stage], dict[str, dict[str, bytes]]]
 
 IDS = st.integers(1, 6)
 OWNERS = st.sampled_from(["p", "q"])
@@ -114,8 +111,6 @@ STEPS = st.one_of(
     st.tuples(st.just("answered"), IDS),
     st.tuples(st.just("closing"), IDS),
     st.tuples(st.just("remove"), IDS),
-    st.tuples(st.just("request"), IDS, st.sampled_from(RequestType)),
-    st.tuples(st.just("answer"), st.integers(0, 2)),
     st.tuples(st.just("commit"), OWNERS, CHANGES, st.integers()),
 )
 """What an instance may do, as the name of a method of `Machine` and its arguments."""
@@ -135,7 +130,6 @@ class Machine(RuleBasedStateMachine):
         """Let the next instance find an image."""
         self.memory = Memory(image)
         self.area = StateArea(self.memory.view)
-        self.requests = {left.slot: (left.consumer_id, left.type) for left in self.area.recover().requests}
 
     @rule(step=STEPS)
     def go_on(self, step: Any) -> None:
@@ -156,7 +150,7 @@ class Machine(RuleBasedStateMachine):
         after = self.expected()
         self.start(torn(image, self.memory.stores, self.random))
         assert found(self.area) in (before, after)
-        self.consumers, _, self.stores = found(self.area)
+        self.consumers, self.stores = found(self.area)
 
     @invariant()
     def the_next_instance_finds_what_must_be_there(self) -> None:
@@ -170,7 +164,7 @@ class Machine(RuleBasedStateMachine):
 
     def expected(self) -> Model:
         stores = {owner: dict(keys) for owner, keys in self.stores.items()}
-        return dict(self.consumers), sorted(self.requests.values()), stores
+        return dict(self.consumers), stores
 
     def do(self, step: Any) -> None:
         name, *args = step
@@ -207,19 +201,6 @@ class Machine(RuleBasedStateMachine):
         self.area.consumers.remove(id)
         self.consumers.pop(id, None)
 
-    def do_request(self, id: int, type: RequestType) -> None:
-        if len(self.requests) == SMALL.requests:
-            with pytest.raises(QueueFull):
-                self.area.requests.add(id, type)
-        else:
-            self.requests[self.area.requests.add(id, type)] = id, type
-
-    def do_answer(self, place: int) -> None:
-        if place < len(self.requests):
-            slot = list(self.requests)[place]
-            self.area.requests.remove(slot)
-            del self.requests[slot]
-
     def do_commit(self, owner: str, changes: dict[str, int | None], seed: int) -> None:
         values = {
             key: None if size is None else random.Random(seed + size).randbytes(size) for key, size in changes.items()
@@ -255,7 +236,7 @@ def found(area: StateArea) -> Model:
         store = area.store(owner)
         stores[owner] = {key: store.get(key) or b"" for key in store}
     consumers = {each.id: each.stage for each in left.consumers}
-    return consumers, sorted((each.consumer_id, each.type) for each in left.requests), stores
+    return consumers, stores
 
 
 TestMachine = Machine.TestCase

@@ -14,16 +14,12 @@ from support import PEER
 
 from ldmfs.core.device import NO_SESSION, Consumer, Device, LogicalDevice, Peer
 from ldmfs.core.errors import HandleClosed, QueueFull
-from ldmfs.core.request import RequestType
 from ldmfs.core.tables import (
     CHUNK,
     CONSUMER,
     PATHS,
-    REQUEST,
     ConsumerTable,
     LeftConsumer,
-    LeftRequest,
-    RequestTable,
     Stage,
     Table,
 )
@@ -50,10 +46,6 @@ def memory(slots: int, layout: object = CONSUMER, begin: int = 64) -> Memory:
 
 def consumers(memory: Memory, slots: int = 5) -> ConsumerTable:
     return ConsumerTable(memory.view, 64, slots)
-
-
-def requests(memory: Memory, slots: int = 5) -> RequestTable:
-    return RequestTable(memory.view, 64, slots)
 
 
 def found(memory: Memory, slots: int = 5) -> dict[int, Stage]:
@@ -227,49 +219,6 @@ def test_memory_is_taken_only_for_the_slots_that_there_have_been() -> None:
     assert max(stored.begin + len(stored.data) for stored in area.stores) == begin + 2 * CHUNK * SLOT
 
 
-def test_the_next_instance_finds_the_requests_in_their_order() -> None:
-    area = memory(5, REQUEST)
-    table = requests(area)
-    slots = [table.add(10 + type, type) for type in RequestType if type < 6]
-    table.remove(slots.pop(2))
-    table.add(99, RequestType.NON_STANDARD)
-    left = requests(area).left
-    assert [(each.consumer_id, each.type) for each in left] == [
-        (11, RequestType.READ),
-        (12, RequestType.WRITE),
-        (14, RequestType.FLUSH),
-        (15, RequestType.TRIM),
-        (99, RequestType.NON_STANDARD),
-    ]
-
-
-def test_the_next_instance_removes_requests_by_their_slots() -> None:
-    area = memory(5, REQUEST)
-    table = requests(area)
-    table.add(1, RequestType.CALL)
-    table.add(2, RequestType.CALL)
-    table = requests(area)
-    table.remove(table.left[0].slot)
-    assert [left.consumer_id for left in requests(area).left] == [2]
-
-
-def test_a_request_is_removed_once() -> None:
-    table = requests(memory(5, REQUEST))
-    slot = table.add(1, RequestType.CALL)
-    table.remove(slot)
-    with pytest.raises(ValueError, match="no request"):
-        table.remove(slot)
-
-
-def test_a_table_of_requests_that_is_full_refuses() -> None:
-    area = memory(2, REQUEST)
-    table = requests(area, 2)
-    table.add(1, RequestType.READ)
-    table.add(1, RequestType.READ)
-    with pytest.raises(QueueFull):
-        table.add(1, RequestType.READ)
-
-
 # -- kills
 
 
@@ -311,25 +260,6 @@ def check_kills(area: Memory, step: object, model: dict[int, Stage], new: dict[i
         assert set(found(killed, 3)) == {101, 102, 103}
     assert found(area, 3) == after
     return after
-
-
-def test_a_kill_at_any_moment_leaves_requests_whole() -> None:
-    area = memory(3, REQUEST)
-    table = requests(area, 3)
-    held = [table.add(1, RequestType.CALL), table.add(2, RequestType.READ)]
-    kept = requests(area, 3).left
-
-    def replace() -> None:
-        table.remove(held[0])
-        table.add(3, RequestType.FLUSH)
-
-    before = bytes(area.image)
-    area.stores.clear()
-    replace()
-    after = requests(area, 3).left
-    allowed: tuple[tuple[LeftRequest, ...], ...] = (kept, kept[1:], after)
-    seen = {allowed.index(requests(Memory(image), 3).left) for image in images(before, area.stores, random.Random(0))}
-    assert seen == {0, 1, 2}
 
 
 # -- garbage
