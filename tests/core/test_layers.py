@@ -20,7 +20,7 @@ LAYERS = [
     {"fuse", "channel", "kernel"},
     {"consumer"},
     {"container"},
-    {"supervisor", "native"},
+    {"supervisor", "native", "testing"},
     {"cli"},
 ]
 """From the lowest up.  A layer may use those below it; packages of one layer do not know each other."""
@@ -30,7 +30,7 @@ RANK = {package: rank for rank, packages in enumerate(LAYERS) for package in pac
 LOOPS = {"trio", "pyfuse3"}
 ALLOWED = {
     "pyfuse3": {"fuse"},
-    "trio": {"fuse", "channel", "kernel", "consumer", "container", "native", "supervisor", "cli"},
+    "trio": {"fuse", "channel", "kernel", "consumer", "container", "native", "supervisor", "testing", "cli"},
     "msgspec": set(RANK),
     "rich": {"cli"},
 }
