@@ -21,7 +21,9 @@ from ldmfs.core.kept import KeptReplies
 from ldmfs.core.registry import Registry
 from ldmfs.core.request import Reply, Request, RequestType
 from ldmfs.core.store import Store
-from ldmfs.fuse.files import BlockFile, MessageFile, open_file
+from ldmfs.fuse.block_file import BlockFile
+from ldmfs.fuse.files import File, open_file
+from ldmfs.fuse.message_file import MessageFile
 from ldmfs.fuse.waiting import Watch
 
 SESSION = 77
@@ -137,9 +139,7 @@ class Around:
         self.reissue = False
         self.ending: LdmError | None = None
 
-    async def open(
-        self, device: Device, flags: int = os.O_RDWR, peer: Peer = PEER, name: str = "d"
-    ) -> MessageFile | BlockFile:
+    async def open(self, device: Device, flags: int = os.O_RDWR, peer: Peer = PEER, name: str = "d") -> File:
         """Open `device`, creating it at its first open."""
         if name not in self.registry.devices:
             self.registry.create_device(name, device)
@@ -158,7 +158,7 @@ class Around:
         assert isinstance(file, BlockFile)
         return file
 
-    async def close(self, file: MessageFile | BlockFile) -> None:
+    async def close(self, file: File) -> None:
         """Do what the kernel does at the `close` of the last descriptor."""
         try:
             await file.flush()

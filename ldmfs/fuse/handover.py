@@ -19,8 +19,9 @@ from ..core.errors import LdmError, NoSpace, ProviderDied, from_errno
 from ..core.kept import KEPT_SECONDS, KeptReplies, KeptReply, Key
 from ..core.store import Store, Transaction
 from . import records
-from .files import BlockFile, MessageFile
+from .files import File
 from .lean import unanswered
+from .message_file import MessageFile
 
 log = logging.getLogger("ldmfs.fuse")
 
@@ -29,8 +30,6 @@ GIVE_UP_SECONDS = 1.0
 
 KEPT = "kept-"
 """How the keys of kept replies begin; those of open files are numbers."""
-
-File = MessageFile | BlockFile
 
 
 class Holder(Protocol):
@@ -55,13 +54,10 @@ async def drain(holder: Holder, deadline: float) -> None:
         return
     if holder.reissue:
         return
-    error = holder.ending = ProviderDied("the container's process ended before the request was answered")
+    holder.ending = ProviderDied("the container's process ended before the request was answered")
     holder.give_up_opens()
     for file in holder.open_files():
-        if isinstance(file, MessageFile):
-            file.give_up(error)
-        else:
-            file.give_up()
+        file.give_up()
     with trio.move_on_after(GIVE_UP_SECONDS):
         await _all_done(holder)
 

@@ -33,10 +33,14 @@ from ..core.errors import (
 from ..core.kept import KeptReplies
 from ..core.registry import ROOT_ID, Registry
 from ..core.store import Store
+from ..core.wire import Buffer
 from . import handover, signals
-from .files import BlockFile, Data, MessageFile, adopted_file, open_file, peer_of
+from .block_file import BlockFile
+from .files import File, adopted_file, open_file
 from .lean import after_answer, inline, unanswered
+from .message_file import MessageFile
 from .polls import Polls
+from .running import Running
 from .waiting import Watch
 
 log = logging.getLogger("ldmfs.fuse")
@@ -105,7 +109,7 @@ class Operations(pyfuse3.Operations):
         self.polls: Polls | None = None
         """There is one once the session has its descriptor."""
         self._waited_for: set[int] = set()
-        self._files: dict[int, MessageFile | BlockFile] = {}
+        self._files: dict[int, File] = {}
         self._opening: set[trio.CancelScope] = set()
         self._listings: dict[int, list[LogicalDevice]] = {}
         self._last_listing = 0
@@ -135,7 +139,7 @@ class Operations(pyfuse3.Operations):
         self.stop_reading()
         await handover.drain(self, deadline)
 
-    def open_files(self) -> tuple[MessageFile | BlockFile, ...]:
+    def open_files(self) -> tuple[File, ...]:
         """Return the files that are open now."""
         return tuple(self._files.values())
 
@@ -179,12 +183,12 @@ class Operations(pyfuse3.Operations):
         return cast(bytes, await self._read_slowly(file, off, size))
 
     @operation
-    async def _write_block(self, file: MessageFile | BlockFile, offset: int, data: bytes) -> int:
+    async def _write_block(self, file: File, offset: int, data: bytes) -> int:
         assert isinstance(file, BlockFile)
         return await file.write(offset, data)
 
     @operation
-    async def _read_slowly(self, file: MessageFile | BlockFile, offset: int, size: int) -> Data:
+    async def _read_slowly(self, file: File, offset: int, size: int) -> Buffer:
         return await file.read(offset, size)
 
     @operation
@@ -200,7 +204,7 @@ class Operations(pyfuse3.Operations):
         return await self._open(device, flags, ctx)
 
     async def _open(self, device: LogicalDevice, flags: int, ctx: RequestContext) -> FileInfo:
-        peer = peer_of(ctx)
+        peer = signals.peer_of(ctx.pid, ctx.uid, ctx.gid)
         if device.open_execution is Execution.INLINE:
             consumer = await self.dispatch.open(device, peer, flags)
         else:
@@ -213,33 +217,23 @@ class Operations(pyfuse3.Operations):
 
     async def _open_slowly(self, device: LogicalDevice, peer: Peer, flags: int, tid: int) -> Consumer:
         """Run an open handler that may wait, as long as thread `tid` wants to wait for it."""
-        done, scope = trio.Event(), trio.CancelScope()
-        outcome: list[Consumer | LdmError] = []
-
-        async def run() -> None:
-            self._opening.add(scope)
-            with scope:
-                try:
-                    outcome.append(await self.dispatch.open(device, peer, flags))
-                except LdmError as error:
-                    outcome.append(error)
-            self._opening.discard(scope)
-            done.set()
-
-        self.nursery.start_soon(run)
+        outcome: list[Consumer | LdmError | None] = []
+        running, interrupted = Running(), None
+        self._opening.add(running.scope)
+        self.nursery.start_soon(running.run, outcome.append, self.dispatch.open, device, peer, flags)
         try:
-            await self.watch.wait(done, functools.partial(signals.pending, tid))
-        except LdmError:
-            scope.cancel()
+            await self.watch.wait(running.done, functools.partial(signals.pending, tid))
+        except LdmError as error:
+            interrupted = error
+            running.scope.cancel()
             with trio.CancelScope(shield=True):
-                await done.wait()
-            if not outcome:
-                raise
-        if not outcome:
-            raise self.ending or RequestCancelled(f"the open of {device.name!r} was cancelled")
-        if isinstance(outcome[0], LdmError):
-            raise outcome[0]
-        return outcome[0]
+                await running.done.wait()
+        finally:
+            self._opening.remove(running.scope)
+        if isinstance(result := next(iter(outcome), None), Consumer):
+            return result
+        cancelled = RequestCancelled(f"the open of {device.name!r} was cancelled")
+        raise result or interrupted or self.ending or cancelled
 
     @operation
     async def create(
@@ -390,7 +384,7 @@ class Operations(pyfuse3.Operations):
 
     # -- the rest
 
-    def _file(self, fh: int) -> MessageFile | BlockFile:
+    def _file(self, fh: int) -> File:
         try:
             return self._files[fh]
         except KeyError:

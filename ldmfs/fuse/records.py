@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
-from ..core.errors import LdmError, from_errno
+from ..core.errors import LdmError, NoSpace, from_errno
 from ..core.request import Reply, Request, RequestType
+from ..core.store import Store
 
 
 class Asked(msgspec.Struct, tag=0, array_like=True, frozen=True):
@@ -64,3 +65,34 @@ decode = msgspec.msgpack.Decoder[Record](Record).decode
 def outcome_of(record: Given | Refused) -> Reply | LdmError:
     """Return what the file's request has come to."""
     return Reply(record.data) if isinstance(record, Given) else from_errno(record.errno, record.message)
+
+
+class Left:
+    """What one open file has left in the store: its last record, or nothing."""
+
+    __slots__ = ("_is_there", "_key", "_store")
+
+    def __init__(self, store: Store, consumer_id: int) -> None:
+        self._store = store
+        self._key = str(consumer_id)
+        self._is_there = False
+
+    def find(self) -> Record | None:
+        """Return what an earlier instance has left."""
+        left = self._store.get(self._key)
+        self._is_there = left is not None
+        return None if left is None else decode(left)
+
+    def put(self, record: Record) -> None:
+        """Leave a record.  Where there is no room it will be lost with this process, as where nothing is reissued."""
+        try:
+            self._store.put(self._key, encode(record))
+            self._is_there = True
+        except NoSpace:
+            self.forget()
+
+    def forget(self) -> None:
+        """Leave nothing."""
+        if self._is_there:
+            self._store.delete(self._key)
+            self._is_there = False

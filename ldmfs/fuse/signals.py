@@ -1,4 +1,4 @@
-"""Who waits for a slow request, and whether it is to wait no longer: what /proc tells.
+"""Who sends a request, and whether it is to wait no longer: what /proc tells.
 
 A process that waits in a FUSE request can be neither interrupted nor killed before the request is answered, and pyfuse3
 hands on no INTERRUPT.  So the edge looks, for a request that has become old, whether the thread that waits for it has a
@@ -15,7 +15,7 @@ import os
 import signal
 from collections.abc import Iterator
 
-from ..core.device import NO_SESSION
+from ..core.device import NO_SESSION, Consumer, Peer
 
 PF_EXITING = 0x4
 """Flag of a task that is on its way out (`include/linux/sched.h`)."""
@@ -92,6 +92,14 @@ def session_of(tid: int) -> int:
         return NO_SESSION
 
 
+def peer_of(tid: int, uid: int, gid: int) -> Peer:
+    """Return who sends a request, of which the kernel names the thread and its user and group."""
+    session = session_of(tid)
+    if not session and is_kernel_thread(tid):
+        return Peer(0, uid, gid, path="kernel", container="kernel", tid=tid)
+    return Peer(process_of(tid), uid, gid, session, tid=tid)
+
+
 def waiting_on(inode: int, opener: int, openers: set[int]) -> Iterator[int]:
     """Yield the threads that are in a system call on the file of device `inode` that process `opener` opened.
 
@@ -115,6 +123,23 @@ def exiting_with(opener: int) -> bool:
     waits for it in `vfork`.
     """
     return exiting(opener) or any(_is_leaving(pid) and _descends(pid, opener) for pid in _processes())
+
+
+def reader_pending(consumer: Consumer) -> Pending:
+    """Tell what is pending for the thread that waits in a read or write of `consumer`'s file."""
+    device, opener = consumer.device, consumer.peer.pid
+    openers = {other.peer.pid for other in tuple(device.consumers.values())}
+    for tid in waiting_on(device.id, opener, openers):
+        found = pending(tid)
+        if found is not Pending.NONE:
+            return found
+    return Pending.NONE
+
+
+def closer_pending(consumer: Consumer) -> Pending:
+    """Tell what is pending for who waits in a `close` of `consumer`'s file."""
+    opener = consumer.peer.pid
+    return Pending.FATAL if exiting_with(opener) else pending(opener)
 
 
 def _in_call_on(pid: int, inode: int) -> Iterator[int]:

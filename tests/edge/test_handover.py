@@ -18,7 +18,9 @@ from ldmfs.core.device import Device
 from ldmfs.core.errors import InvalidRequest, LdmError, ProviderDied
 from ldmfs.core.request import Request, RequestType
 from ldmfs.fuse import handover, signals
-from ldmfs.fuse.files import BlockFile, MessageFile, StaleFile, adopted_file
+from ldmfs.fuse.block_file import StaleFile
+from ldmfs.fuse.files import File, adopted_file
+from ldmfs.fuse.message_file import MessageFile
 from ldmfs.fuse.signals import Pending
 
 SECONDS = 5.0
@@ -67,10 +69,10 @@ class Instance(Around):
         super().__init__(nursery, self.shared)
         self.container.nursery = nursery
         self.reissue = reissue
-        self.files_by_id: dict[int, MessageFile | BlockFile] = {}
+        self.files_by_id: dict[int, File] = {}
         self.registry.create_device("d", device)
 
-    def open_files(self) -> list[MessageFile | BlockFile]:
+    def open_files(self) -> list[File]:
         return list(self.files_by_id.values())
 
     def give_up_opens(self) -> None:

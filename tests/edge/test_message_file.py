@@ -30,7 +30,7 @@ from ldmfs.core.errors import (
 )
 from ldmfs.core.request import MAX_MESSAGE, Request, RequestType
 from ldmfs.fuse import signals
-from ldmfs.fuse.files import MessageFile
+from ldmfs.fuse.message_file import MessageFile
 from ldmfs.fuse.signals import Pending
 
 IN, OUT = select.POLLIN, select.POLLOUT
