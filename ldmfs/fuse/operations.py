@@ -5,15 +5,12 @@ Whatever is raised in here becomes an errno: pyfuse3 ends its loop at any except
 
 from __future__ import annotations
 
-import bisect
-import contextlib
 import errno
 import functools
-import logging
 import os
 import stat
-from collections.abc import Callable, Coroutine
-from typing import Any, NoReturn, ParamSpec, TypeVar, cast
+from collections.abc import Callable
+from typing import Any, NoReturn, cast
 
 import pyfuse3
 import trio
@@ -35,49 +32,17 @@ from ..core.registry import ROOT_ID, Registry
 from ..core.store import Store
 from ..core.wire import Buffer
 from . import handover, signals
+from .attributes import XATTR_PREFIX, attributes_of, totals_of, xattrs_of
 from .block_file import BlockFile
 from .files import File, adopted_file, open_file
-from .lean import after_answer, inline, unanswered
+from .invalidation import Invalidations
+from .lean import after_answer
+from .listings import Listings
 from .message_file import MessageFile
 from .polls import Polls
 from .running import Running
+from .safe import errno_of, operation
 from .waiting import Watch
-
-log = logging.getLogger("ldmfs.fuse")
-
-CACHE_SECONDS = 300.0
-"""How long the kernel may keep names and attributes; what changes is invalidated at once."""
-
-XATTR_PREFIX = b"user.ldm."
-
-P = ParamSpec("P")
-T = TypeVar("T")
-
-
-def errno_of(error: BaseException) -> int:
-    """Return the errno of anything that an operation raised; log it where it is not the model's."""
-    if isinstance(error, LdmError):
-        return error.errno
-    log.error("an operation of the file edge raised", exc_info=error)
-    return errno.EIO
-
-
-def operation(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
-    """Make an operation safe for pyfuse3: its errors are FUSEErrors, and others are served while it is suspended."""
-
-    @functools.wraps(function)
-    async def safe(*args: P.args, **kwargs: P.kwargs) -> T:
-        unanswered.count += 1
-        try:
-            return await inline(function(*args, **kwargs))
-        except (FUSEError, trio.Cancelled):
-            raise
-        except Exception as error:
-            raise FUSEError(errno_of(error)) from None
-        finally:
-            unanswered.done()
-
-    return safe
 
 
 class Operations(pyfuse3.Operations):
@@ -111,12 +76,8 @@ class Operations(pyfuse3.Operations):
         self._waited_for: set[int] = set()
         self._files: dict[int, File] = {}
         self._opening: set[trio.CancelScope] = set()
-        self._listings: dict[int, list[LogicalDevice]] = {}
-        self._last_listing = 0
-        self._token = trio.lowlevel.current_trio_token()
-        self._attached = True
-        self._invalidations: set[trio.Event] = set()
-        registry.observers.append(self._changed)
+        self._listings = Listings(registry)
+        self.invalidations = Invalidations(registry, self.kept, nursery)
         for consumer in tuple(registry.consumers.values()):  # adopted from the instance before this one
             if consumer.peer.path in ("file", "kernel") and not consumer.closing:
                 self._files[consumer.id] = adopted_file(self, consumer)
@@ -147,12 +108,6 @@ class Operations(pyfuse3.Operations):
         """End the open handlers that are running."""
         for scope in tuple(self._opening):
             scope.cancel()
-
-    def detach(self) -> None:
-        """Stop following the registry: the session is about to end."""
-        if self._attached:
-            self._attached = False
-            self.registry.observers.remove(self._changed)
 
     # -- open files: the fast path first
 
@@ -241,7 +196,7 @@ class Operations(pyfuse3.Operations):
     ) -> tuple[FileInfo, EntryAttributes]:
         """`open` with O_CREAT: opens a device that exists; devices are created by providers, not through files."""
         device = self._find(parent_inode, name)
-        return await self._open(device, flags, ctx), self._attributes(device)
+        return await self._open(device, flags, ctx), attributes_of(self.registry, device)
 
     @operation
     async def flush(self, fh: FileHandleT) -> None:
@@ -272,8 +227,7 @@ class Operations(pyfuse3.Operations):
         """Tell which of reading and writing is possible at once."""
         file = self._file(fh)
         if poll_handle is not None and self.polls is not None and fh not in self._waited_for:
-            while self._invalidations:  # each is a thread that may write to the session's descriptor
-                await self.settle()
+            await self.invalidations.settle()  # the number is read from the session's descriptor
             self._note_waker(file.consumer, self.polls.number_of(poll_handle))
         return file.poll(poll_handle)
 
@@ -288,12 +242,12 @@ class Operations(pyfuse3.Operations):
     @operation
     async def lookup(self, parent_inode: InodeT, name: bytes, ctx: RequestContext) -> EntryAttributes:
         """Find a device by name."""
-        return self._attributes(self._find(parent_inode, name))
+        return attributes_of(self.registry, self._find(parent_inode, name))
 
     @operation
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
         """Return the attributes of the directory or of a device."""
-        return self._attributes(self._device(inode))
+        return attributes_of(self.registry, self._device(inode))
 
     @operation
     async def setattr(
@@ -311,40 +265,25 @@ class Operations(pyfuse3.Operations):
             device.uid = attr.st_uid
         if fields.update_gid:
             device.gid = attr.st_gid
-        return self._attributes(device)
+        return attributes_of(self.registry, device)
 
     @operation
     async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
         """Take a listing of the devices as they are now."""
-        self._last_listing += 1
-        self._listing(FileHandleT(self._last_listing))
-        return FileHandleT(self._last_listing)
-
-    def _listing(self, fh: FileHandleT) -> list[LogicalDevice]:
-        """Return a listing; for a directory that was opened under an earlier instance, one that is taken now."""
-        if fh not in self._listings:
-            self._listings[fh] = sorted(self.registry, key=_id_of)
-        return self._listings[fh]
+        return FileHandleT(self._listings.open())
 
     @operation
     async def readdir(self, fh: FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
-        """Return the part of the listing behind `start_id` that has room.
-
-        Devices are in the order of their ids, which are the same in every instance, and the place behind one is its id:
-        so a listing goes on with another instance of the container.
-        """
-        listing = self._listing(fh)
-        for index in range(bisect.bisect_right(listing, start_id, key=_id_of), len(listing)):
-            device = listing[index]
-            if self.registry.by_id.get(device.id) is device and not pyfuse3.readdir_reply(
-                token, pyfuse3.FileNameT(device.name.encode()), self._attributes(device), device.id
-            ):
+        """Return the part of the listing behind `start_id` that has room."""
+        for device in self._listings.behind(fh, start_id):
+            name, attributes = pyfuse3.FileNameT(device.name.encode()), attributes_of(self.registry, device)
+            if not pyfuse3.readdir_reply(token, name, attributes, device.id):
                 return
 
     @operation
     async def releasedir(self, fh: FileHandleT) -> None:
         """Forget a listing."""
-        self._listings.pop(fh, None)
+        self._listings.close(fh)
 
     @operation
     async def unlink(self, parent_inode: InodeT, name: bytes, ctx: RequestContext) -> None:
@@ -354,18 +293,13 @@ class Operations(pyfuse3.Operations):
     @operation
     async def statfs(self, ctx: RequestContext) -> pyfuse3.StatvfsData:
         """Return the sum of the block devices' sizes, and the number of devices."""
-        data = pyfuse3.StatvfsData()
-        data.f_bsize = data.f_frsize = 4096
-        data.f_blocks = sum(device.size for device in self.registry) // 4096
-        data.f_files = len(self.registry)
-        data.f_namemax = 255
-        return data
+        return totals_of(self.registry)
 
     @operation
     async def getxattr(self, inode: InodeT, name: bytes, ctx: RequestContext) -> bytes:
         """Return one of `user.ldm.*`."""
-        if name.startswith(XATTR_PREFIX):
-            value = self._xattrs(self._device(inode)).get(name.removeprefix(XATTR_PREFIX).decode(errors="replace"))
+        if name.startswith(XATTR_PREFIX):  # the kernel asks for others often
+            value = xattrs_of(self.registry, self._device(inode)).get(name)
             if value is not None:
                 return value.encode()
         raise FUSEError(pyfuse3.ENOATTR)
@@ -373,7 +307,7 @@ class Operations(pyfuse3.Operations):
     @operation
     async def listxattr(self, inode: InodeT, ctx: RequestContext) -> list[bytes]:
         """Return the names of `user.ldm.*`."""
-        return [XATTR_PREFIX + name.encode() for name in self._xattrs(self._device(inode))]
+        return list(xattrs_of(self.registry, self._device(inode)))
 
     # -- what is refused, clearly
 
@@ -400,74 +334,3 @@ class Operations(pyfuse3.Operations):
     def _device(self, inode: int) -> LogicalDevice | None:
         """Return the device of a node id, None for the directory."""
         return None if inode == ROOT_ID else self.registry.find_id(inode)
-
-    def _attributes(self, device: LogicalDevice | None) -> EntryAttributes:
-        entry = EntryAttributes()
-        entry.attr_timeout = entry.entry_timeout = CACHE_SECONDS
-        created = self.registry.created if device is None else device.created
-        entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = int(created * 1e9)
-        if device is None:
-            entry.st_ino = InodeT(ROOT_ID)
-            entry.st_mode = pyfuse3.ModeT(stat.S_IFDIR | 0o755)
-            entry.st_nlink = 2
-            entry.st_uid, entry.st_gid = self.registry.owner
-            return entry
-        entry.st_ino = InodeT(device.id)
-        entry.st_mode = pyfuse3.ModeT(stat.S_IFREG | device.mode)
-        entry.st_uid, entry.st_gid = device.uid, device.gid
-        entry.st_size = device.size
-        entry.st_blocks = device.size // 512
-        return entry
-
-    def _xattrs(self, device: LogicalDevice | None) -> dict[str, str]:
-        if device is None:
-            return {"container": self.registry.container, "devices": str(len(self.registry))}
-        return {
-            "container": self.registry.container,
-            "provider": device.provider,
-            "kind": device.kind.value,
-            "description": device.description,
-            "takes": device.takes,
-            "gives": device.gives,
-            "consumers": str(len(device.consumers)),
-        }
-
-    def _changed(self, device: LogicalDevice, created: bool) -> None:
-        """Make the kernel forget a name that is gone; called in the thread that destroyed the device."""
-        if not created:
-            with contextlib.suppress(trio.RunFinishedError):
-                self._token.run_sync_soon(self._forget, device)
-
-    def _forget(self, device: LogicalDevice) -> None:
-        self.kept.forget_device(device.id)
-        if self._attached:
-            self.nursery.start_soon(self._invalidate, device.name.encode(), device.id)
-
-    async def _invalidate(self, name: bytes, id: int) -> None:
-        # In a thread: the kernel takes the directory's lock for it, which may be held for a request to this loop.
-        done = trio.Event()
-        self._invalidations.add(done)
-        try:
-            await trio.to_thread.run_sync(invalidate, name, id, abandon_on_cancel=True)
-        finally:
-            self._invalidations.remove(done)
-            done.set()
-
-    async def settle(self) -> None:
-        """Wait until the kernel knows of all devices that are gone: the descriptor must not be closed before."""
-        for done in tuple(self._invalidations):
-            await done.wait()
-
-
-def _id_of(device: LogicalDevice) -> int:
-    return device.id
-
-
-def invalidate(name: bytes, id: int) -> None:
-    """Tell the kernel that a device is gone, as a deletion, which inotify sees; it may not know of it at all."""
-    try:
-        pyfuse3.invalidate_entry(InodeT(ROOT_ID), pyfuse3.FileNameT(name), InodeT(id))
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        log.warning("the kernel could not be told that device %s is gone: %s", name.decode(), error)

@@ -67,9 +67,9 @@ async def serve(
                     operations.wake_waiters(polls)
                     yield operations
                 finally:
-                    operations.detach()
+                    operations.invalidations.detach()
                     with trio.move_on_after(SETTLE_SECONDS, shield=True):
-                        await operations.settle()
+                        await operations.invalidations.settle()
                     nursery.cancel_scope.cancel()
     finally:
         if polls is not None:

@@ -23,8 +23,10 @@ from ldmfs.core.device import Device, Kind
 from ldmfs.core.errors import AccessDenied, DeviceExists, InvalidRequest
 from ldmfs.core.registry import ROOT_ID
 from ldmfs.core.request import MAX_MESSAGE, Request, RequestType
+from ldmfs.fuse.attributes import CACHE_SECONDS
 from ldmfs.fuse.lean import BargingLock
-from ldmfs.fuse.operations import CACHE_SECONDS, Operations, operation
+from ldmfs.fuse.operations import Operations
+from ldmfs.fuse.safe import operation
 
 CONTEXT: Any = types.SimpleNamespace(pid=os.getpid(), uid=os.getuid(), gid=os.getgid(), umask=0o22)
 GONE = 999_999
@@ -66,8 +68,8 @@ async def served() -> AsyncIterator[Served]:
     async with trio.open_nursery() as nursery:
         box = Served(nursery)
         yield box
-        box.operations.detach()
-        await box.operations.settle()
+        box.operations.invalidations.detach()
+        await box.operations.invalidations.settle()
         nursery.cancel_scope.cancel()
 
 
@@ -286,7 +288,7 @@ async def test_a_released_listing_is_forgotten() -> None:
         handle = await box.operations.opendir(ROOT_ID, CONTEXT)
         await box.operations.releasedir(handle)
         await box.operations.releasedir(handle)
-        assert box.operations._listings == {}
+        assert len(box.operations._listings) == 0
 
 
 # -- open files
@@ -565,7 +567,7 @@ async def test_a_name_destroyed_twice_before_the_kernel_knew_of_the_first_time(m
             box.container.destroy_device("d")
             await trio.testing.wait_all_tasks_blocked()
         kernel.release(2)
-        await box.operations.settle()
+        await box.operations.invalidations.settle()
     assert told == [b"d", b"d"]
 
 
@@ -590,7 +592,7 @@ async def test_kept_replies_end_with_their_device() -> None:
 async def test_operations_that_ended_no_longer_follow_the_registry(invalidated: list[Any]) -> None:
     async with served() as box:
         box.create("d")
-        box.operations.detach()
+        box.operations.invalidations.detach()
         box.container.destroy_device("d")
         await trio.testing.wait_all_tasks_blocked()
     assert invalidated == []
