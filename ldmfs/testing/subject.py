@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 
 import trio
 
+from ..consumer.device import About
 from ..consumer.name import DeviceName
 from ..core.device import Kind
 from ..core.request import Reply, Request, RequestType
@@ -15,17 +16,9 @@ from ..core.request import Reply, Request, RequestType
 Expected = bytes | Callable[[bytes], bool] | None
 
 
-class Handle(Protocol):
+class Handle(About, Protocol):
     """A device that was opened."""
 
-    @property
-    def consumer_id(self) -> int: ...
-    @property
-    def kind(self) -> Kind: ...
-    @property
-    def size(self) -> int: ...
-    @property
-    def accepts(self) -> frozenset[RequestType]: ...
     async def send(self, request: Request) -> Reply: ...
     async def close(self) -> None: ...
 
