@@ -76,6 +76,7 @@ HAS_WAKER = 1
 
 _NO_MARKS = bytes(CHECK - 1)
 
+
 class LeftConsumer(msgspec.Struct, frozen=True):
     """A consumer that an earlier instance had, and that is still in the table."""
 
