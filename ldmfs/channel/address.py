@@ -1,4 +1,4 @@
-"""Addresses of Unix sockets, which take 107 bytes where a path may have 4,095."""
+"""Unix sockets at a path: listening and connecting, where an address takes 107 bytes and a path may have 4,095."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+
+from ..core.errors import NotServed
 
 LONGEST_NAME = 64
 
@@ -38,6 +40,28 @@ def listen(path: Path, mode: int = 0o666, kind: socket.SocketKind = socket.Socke
         listener.close()
         raise
     return listener
+
+
+def connect(path: Path) -> socket.socket:
+    """Connect to a container's socket, blocking.  Raises `NotServed` where nobody listens, `OSError` otherwise."""
+    with connecting(path) as (sock, at):
+        sock.connect(at)
+    return sock
+
+
+@contextlib.contextmanager
+def connecting(path: Path) -> Iterator[tuple[socket.socket, str]]:
+    """Give a socket and the address to connect it to; it is closed where that fails, by `NotServed` or `OSError`."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        with address(path) as at:
+            yield sock, at
+    except ConnectionRefusedError:
+        sock.close()
+        raise NotServed(f"nobody serves {path.name}") from None
+    except BaseException:
+        sock.close()
+        raise
 
 
 @contextlib.contextmanager

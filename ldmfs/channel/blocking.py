@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import os
 import select
 import socket
 import threading
@@ -21,7 +20,7 @@ from typing import Any
 from ..core.errors import LdmError, NotServed, ProviderDied
 from ..core.events import Closed, Limits, Opened
 from ..core.request import Reply, Request
-from .address import address
+from .address import connect
 from .client import Client, Outcome, Prepared, Waiter, raise_error
 
 log = logging.getLogger("ldmfs.consumer")
@@ -33,21 +32,6 @@ NOTHING = Closed(0, 0, None)
 """What ends the wait of the thread of the completion handlers.  No `Reply`, after which the leader looks at nothing."""
 
 Completion = Callable[[Any, Reply | LdmError], object]
-
-
-def connect(path: Path) -> socket.socket:
-    """Connect to a container's socket, blocking.  Raises `NotServed` where nobody listens, `OSError` otherwise."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    try:
-        with address(path) as at:
-            sock.connect(at)
-    except ConnectionRefusedError:
-        sock.close()
-        raise NotServed(f"nobody serves {path.name}") from None
-    except BaseException:
-        sock.close()
-        raise
-    return sock
 
 
 class BlockingClient:
@@ -422,8 +406,3 @@ def run_handler(handler: Completion, context: Any, outcome: Any) -> None:
         handler(context, outcome)
     except Exception:
         log.exception("a completion handler raised")
-
-
-def process_changed(pid: int) -> bool:
-    """Tell whether this process was forked from the one that made a connection."""
-    return pid != os.getpid()

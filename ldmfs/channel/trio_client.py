@@ -14,7 +14,7 @@ from ..core.errors import LdmError, NotServed
 from ..core.events import Limits, Opened
 from ..core.request import Reply, Request
 from ..core.wire import Frames
-from .address import address
+from .address import connecting
 from .blocking import Completion, run_handler
 from .client import Client, Prepared, Waiter, raise_error
 from .idle import IdleWait
@@ -26,16 +26,8 @@ FAIR_TURNS = 64
 
 async def connect(path: Path) -> socket.socket:
     """Connect to a container's socket.  Raises `NotServed` where nobody listens, `OSError` otherwise."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    try:
-        with address(path) as at:
-            await trio.socket.from_stdlib_socket(sock).connect(at)
-    except ConnectionRefusedError:
-        sock.close()
-        raise NotServed(f"nobody serves {path.name}") from None
-    except BaseException:
-        sock.close()
-        raise
+    with connecting(path) as (sock, at):
+        await trio.socket.from_stdlib_socket(sock).connect(at)
     return sock
 
 

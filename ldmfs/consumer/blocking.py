@@ -19,7 +19,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, overload
 
-from ..channel.blocking import BlockingClient, connect, run_handler
+from ..channel.address import connect
+from ..channel.blocking import BlockingClient, run_handler
 from ..channel.client import CHAIN_BLOCKS
 from ..core.device import Consumer
 from ..core.errors import NotServed, NotSupported

@@ -14,7 +14,8 @@ from support import Gated, Plain
 
 import ldmfs
 from ldmfs import LdmError, ProviderDied, Request, RequestType
-from ldmfs.channel.blocking import BlockingClient, connect
+from ldmfs.channel.address import connect
+from ldmfs.channel.blocking import BlockingClient
 from ldmfs.consumer import aio, blocking
 from ldmfs.consumer.tree import channel_socket
 
