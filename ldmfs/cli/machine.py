@@ -177,7 +177,7 @@ def sealed_memory() -> Check:
 
 def peer_groups() -> Check:
     """Try what tells a container the groups of a consumer on the direct channel."""
-    from ..channel.server import SO_PEERGROUPS
+    from ..channel.access import SO_PEERGROUPS
 
     name = "SO_PEERGROUPS"
     ours, theirs = socket.socketpair()

@@ -259,6 +259,18 @@ async def test_an_arena_that_cannot_be_used_is_refused_and_the_connection_goes_o
         assert await bad.works()
 
 
+async def test_descriptors_with_a_packet_of_no_bytes_are_closed(tmp_path: Path) -> None:
+    async with served(tmp_path, d=Plain()) as box, user(box) as bad:
+        with closing(no_memory()) as fd:
+            before = descriptors()
+            about, memory = bad.machine.arena(MIB, 4)[1]
+            await bad.send(about)
+            await bad.send(b"", descriptors=(fd,) * 3)
+            await bad.send(memory)
+            assert (await bad.ended())[0] == FrameKind.ERROR
+            await until(lambda: descriptors() == before - 1)  # the provider's end of the connection
+
+
 async def test_a_request_in_an_arena_that_was_refused_fails_alone(tmp_path: Path) -> None:
     async with served(tmp_path, d=Plain()) as box, user(box) as bad:
         with closing(no_memory()) as fd:
