@@ -18,18 +18,17 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import LdmError, NotServed, ProviderDied
-from ..core.events import Closed, Limits, Opened
+from ..core.events import Limits, Opened
 from ..core.request import Reply, Request
+from ..core.wire import Frames
 from .address import connect
-from .client import Client, Outcome, Prepared, Waiter, raise_error
+from .client import Client
+from .waiter import NOTHING, Outcome, Waiter, raise_error
 
 log = logging.getLogger("ldmfs.consumer")
 
 LINGER_SECONDS = 1.0
 """How long the thread of the completion handlers waits for a next one before it ends."""
-
-NOTHING = Closed(0, 0, None)
-"""What ends the wait of the thread of the completion handlers.  No `Reply`, after which the leader looks at nothing."""
 
 Completion = Callable[[Any, Reply | LdmError], object]
 
@@ -76,10 +75,6 @@ class BlockingClient:
         """Whether the connection is at its end, and a new one is to be made."""
         return self._client.lost
 
-    def id_now(self, consumer_id: int) -> int:
-        """Return the consumer id that a device has now, which had `consumer_id` when it was opened."""
-        return self._client.id_now(consumer_id)
-
     def is_refused(self, consumer_id: int) -> bool:
         """Tell whether a device was refused by a provider that has moved, so that it has to be opened anew."""
         return self._client.is_refused(consumer_id)
@@ -103,7 +98,7 @@ class BlockingClient:
         with contextlib.suppress(LdmError):
             self._call(self._client.close, consumer_id)
         with self._lock:
-            if self._completed and self._client.held is not None:  # of what was held back; their thread may be reading
+            if self._completed and self._client.move is not None:  # of what was held back; their thread may be reading
                 threading.Thread(target=self._run_completed, name="ldmfs-completions", daemon=True).start()
 
     def request(self, consumer_id: int, device: str, request: Request, blocks: int) -> Reply:
@@ -131,9 +126,9 @@ class BlockingClient:
 
         with self._lock:
             waiter = Waiter(completed)
-            _, frames, arenas = self._client.request(consumer_id, device, blocks, request, waiter)
+            frames = self._client.request(consumer_id, device, blocks, request, waiter)
             self._expected.add(waiter)
-            self._client.send(frames, arenas)
+            self._client.send(frames)
             self._need_thread()
 
     def aclose(self) -> None:
@@ -155,7 +150,7 @@ class BlockingClient:
 
     # -- waiting
 
-    def _call(self, prepare: Callable[..., Prepared], *args: Any) -> Any:
+    def _call(self, prepare: Callable[..., Frames], *args: Any) -> Any:
         """Ask, wait for the answer, and return it or raise the error that it is.
 
         The usual case, in which nobody else waits, is kept in this one function, since a call costs as much as a lock.
@@ -163,8 +158,8 @@ class BlockingClient:
         waiter, client, lock = Waiter(), self._client, self._lock
         try:
             with lock:
-                _, frames, arenas = prepare(*args, waiter)
-                client.send(frames, arenas)
+                frames = prepare(*args, waiter)
+                client.send(frames)
                 leader = self._leader
                 if leader is None:
                     self._leader = waiter
@@ -392,12 +387,12 @@ class BlockingClient:
     def _has_work(self) -> bool:
         return bool(self._completed or self._expected or self._client.outbox or self._pushing)
 
-    def _wait_for_any(self, waiter: Waiter) -> Prepared:
+    def _wait_for_any(self, waiter: Waiter) -> Frames:
         """Ask nothing: the waiter's outcome is that of the next request with a completion handler."""
         self._due = waiter
         if self._completed or not self._has_work():
             waiter.end(NOTHING)
-        return 0, (), ()
+        return ()
 
 
 def run_handler(handler: Completion, context: Any, outcome: Any) -> None:

@@ -16,9 +16,11 @@ from ..core.request import Reply, Request
 from ..core.wire import Frames
 from .address import connecting
 from .blocking import Completion, run_handler
-from .client import Client, Prepared, Waiter, raise_error
+from .client import Client
 from .idle import IdleWait
 from .memory import SharedArena
+from .move import Move
+from .waiter import Waiter, raise_error
 
 FAIR_TURNS = 64
 """Packets read in a row before other tasks have their turn."""
@@ -39,8 +41,8 @@ class _Client(Client):
         super().lose(error)
         self._close_socket()
 
-    def _go_away(self) -> None:
-        super()._go_away()
+    def _go_away(self, move: Move) -> None:
+        super()._go_away(move)
         self._close_socket()
 
     def _close_socket(self) -> None:
@@ -48,9 +50,9 @@ class _Client(Client):
             trio.lowlevel.notify_closing(self.socket)
             self.socket.close()
 
-    def send(self, frames: Frames, arenas: tuple[SharedArena, ...] = ()) -> None:
+    def send(self, frames: Frames, shared: SharedArena | None = None) -> None:
         """Send frames: now, or when the socket has room, in a task that no caller's cancellation cuts short."""
-        super().send(frames, arenas)
+        super().send(frames, shared)
         if self.outbox and not self._pushing:
             self._pushing = True
             trio.lowlevel.spawn_system_task(self._push)
@@ -86,10 +88,6 @@ class TrioClient:
     def lost(self) -> bool:
         """Whether the connection is at its end, and a new one is to be made."""
         return self._client.lost
-
-    def id_now(self, consumer_id: int) -> int:
-        """Return the consumer id that a device has now, which had `consumer_id` when it was opened."""
-        return self._client.id_now(consumer_id)
 
     def is_refused(self, consumer_id: int) -> bool:
         """Tell whether a device was refused by a provider that has moved, so that it has to be opened anew."""
@@ -136,26 +134,22 @@ class TrioClient:
                 self._due.end(waiter.outcome)
             run_handler(handler, context, waiter.outcome)
 
-        _, frames, arenas = self._client.request(consumer_id, device, blocks, request, Waiter(completed))
+        frames = self._client.request(consumer_id, device, blocks, request, Waiter(completed))
         self._expected += 1
         if self._expected == 1 and self._due is None:
             self._due = Waiter()
             trio.lowlevel.spawn_system_task(self._complete)
-        self._client.send(frames, arenas)
+        self._client.send(frames)
 
     def aclose(self) -> None:
         """End the connection: whatever is outstanding ends with an error."""
         self._client.lose(NotServed("the connection was closed"))
 
-    def detach(self) -> None:
-        """Forget the connection, in a process that was forked."""
-        self._client.socket.close()
-
-    async def _call(self, prepare: Callable[..., Prepared], *args: Any) -> Any:
+    async def _call(self, prepare: Callable[..., Frames], *args: Any) -> Any:
         waiter, client = Waiter(), self._client
-        _, frames, arenas = prepare(*args, waiter)
+        frames = prepare(*args, waiter)
         try:
-            client.send(frames, arenas)
+            client.send(frames)
             await (self._follow(waiter) if self._leading else self._lead(waiter))
         except BaseException:
             with contextlib.suppress(ValueError):

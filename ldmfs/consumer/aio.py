@@ -17,8 +17,8 @@ from typing import Any, Protocol, overload
 
 import trio
 
+from ..channel.arenas import CHAIN_BLOCKS
 from ..channel.blocking import run_handler
-from ..channel.client import CHAIN_BLOCKS
 from ..channel.trio_client import TrioClient, connect
 from ..core.device import Consumer
 from ..core.errors import NotServed, RequestCancelled

@@ -20,8 +20,8 @@ from types import TracebackType
 from typing import Any, Protocol, overload
 
 from ..channel.address import connect
+from ..channel.arenas import CHAIN_BLOCKS
 from ..channel.blocking import BlockingClient, run_handler
-from ..channel.client import CHAIN_BLOCKS
 from ..core.device import Consumer
 from ..core.errors import NotServed, NotSupported
 from ..core.request import Reply, Request, RequestType

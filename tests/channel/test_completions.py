@@ -201,6 +201,17 @@ async def test_a_request_that_is_refused_at_the_entrance_is_an_error_and_no_call
         await done.wait(Limit.MAX_OUTSTANDING)
 
 
+async def test_the_arena_of_a_request_that_is_refused_is_there_for_the_next_one(side: Side) -> None:
+    done, gated = Completions(), Gated()
+    async with device_of(side, False, gated) as (_, device):
+        for number in range(Limit.MAX_OUTSTANDING):
+            await side.soon(device, b"x", done, number)
+        assert isinstance(await error_of(side.soon(device, bytes(MIB), done)), QueueFull)
+        gated.gate.set()
+        await done.wait(Limit.MAX_OUTSTANDING)
+        assert await side.send(device, bytes(MIB)) == bytes(MIB)
+
+
 async def test_a_closed_device_refuses_and_calls_nobody(side: Side, local: bool) -> None:
     done = Completions()
     async with device_of(side, local, Plain()) as (_, device):
