@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import logging
 import select
 import socket
 import threading
-from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,14 +21,11 @@ from ..core.request import Reply, Request
 from ..core.wire import Frames
 from .address import connect
 from .client import Client
-from .waiter import NOTHING, Outcome, Waiter, raise_error
-
-log = logging.getLogger("ldmfs.consumer")
+from .completion_handlers import Completion, CompletionThread
+from .waiter import Outcome, Waiter, raise_error
 
 LINGER_SECONDS = 1.0
 """How long the thread of the completion handlers waits for a next one before it ends."""
-
-Completion = Callable[[Any, Reply | LdmError], object]
 
 
 class BlockingClient:
@@ -55,11 +50,7 @@ class BlockingClient:
         self._followers = 0
         self._pushing = 0
         self._taking = False
-        self._completed: deque[tuple[Completion, Any, Outcome]] = deque()
-        self._expected: set[Waiter] = set()
-        """Those with completion handlers."""
-        self._due: Waiter | None = None
-        self._thread: threading.Thread | None = None
+        self._completions = CompletionThread(self._lock, self._call, self._linger, self._has_unsent)
         self._client.drained = self._drained
         self._client.lock = self._lock
         try:
@@ -98,8 +89,8 @@ class BlockingClient:
         with contextlib.suppress(LdmError):
             self._call(self._client.close, consumer_id)
         with self._lock:
-            if self._completed and self._client.move is not None:  # of what was held back; their thread may be reading
-                threading.Thread(target=self._run_completed, name="ldmfs-completions", daemon=True).start()
+            if self._completions.completed and self._client.move is not None:  # of what was held back
+                self._completions.run_apart()
 
     def request(self, consumer_id: int, device: str, request: Request, blocks: int) -> Reply:
         """Send a request and wait for the reply; raises its error.  KeyboardInterrupt cancels it."""
@@ -117,17 +108,10 @@ class BlockingClient:
 
         Raises, and does not run the handler, when the request is refused at the entrance.
         """
-
-        def completed(waiter: Waiter) -> None:
-            assert waiter.outcome is not None
-            self._expected.discard(waiter)
-            self._completed.append((handler, context, waiter.outcome))
-            self._end_due()
-
         with self._lock:
-            waiter = Waiter(completed)
+            waiter = self._completions.waiter(handler, context)
             frames = self._client.request(consumer_id, device, blocks, request, waiter)
-            self._expected.add(waiter)
+            self._completions.expected.add(waiter)
             self._client.send(frames)
             self._need_thread()
 
@@ -140,9 +124,7 @@ class BlockingClient:
 
     def join(self) -> None:
         """Return when the completion handlers of a connection that was ended have run."""
-        thread = self._thread
-        if thread is not None:
-            thread.join()
+        self._completions.join()
 
     def detach(self) -> None:
         """Forget the connection, in a process that was forked."""
@@ -216,7 +198,7 @@ class BlockingClient:
         with self._lock:
             if self._leader is waiter:
                 taking, self._taking = self._taking, False
-                if taking and (self._followers or self._expected):  # the packet may have been theirs
+                if taking and (self._followers or self._completions.expected):  # the packet may have been theirs
                     client.lose(ProviderDied("the connection was given up, interrupted while a reply was taken"))
                 elif client.buffer[0] and not taking:
                     client.take(client.size_received())
@@ -310,8 +292,8 @@ class BlockingClient:
 
     def _drained(self) -> None:
         """Let the thread of the completion handlers go where it only had to read while others push."""
-        if not self._expected and not self._client.outbox and not self._pushing:
-            self._end_due()
+        if not self._completions.expected and not self._has_unsent():
+            self._completions.wake()
 
     def _wait(self, seconds: float | None = None) -> None:
         self._followers += 1
@@ -325,7 +307,7 @@ class BlockingClient:
         self._leader = None
         if self._followers:
             self._changed.notify_all()
-        if self._client.outbox or self._pushing:  # they wait for room, which the other side may make only if one reads
+        if self._has_unsent():  # which waits for room, which the other side may make only if one reads
             self._need_thread()
         if self._client.lost:
             self._close_if_lost()
@@ -334,12 +316,16 @@ class BlockingClient:
         if self._client.lost and self._leader is None and not self._pushing:
             self._client.socket.close()
 
-    # -- the thread of the completion handlers
+    def _has_unsent(self) -> bool:
+        return bool(self._client.outbox or self._pushing)
+
+    def _linger(self) -> None:
+        """Wait for more to do, in the thread of the completion handlers."""
+        if not self._client.lost:
+            self._wait(LINGER_SECONDS)
 
     def _need_thread(self) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._complete, name="ldmfs-completions", daemon=True)
-            self._thread.start()
+        self._completions.start()
         if self._client.outbox and self._leader is not None and not self._pushing:  # it may read for long
             self._pushing += 1
             threading.Thread(target=self._push_all, name="ldmfs-push", daemon=True).start()
@@ -352,52 +338,3 @@ class BlockingClient:
                 if not self._client.outbox or self._client.lost:
                     return
                 self._pushing += 1
-
-    def _end_due(self) -> None:
-        if self._due is not None:
-            self._due.end(NOTHING)
-
-    def _complete(self) -> None:
-        while True:
-            with self._lock:
-                if not self._has_work() and not self._client.lost:
-                    self._wait(LINGER_SECONDS)
-                if not self._has_work():
-                    self._thread = None
-                    return
-            self._complete_some()
-
-    def _complete_some(self) -> None:
-        """Wait for an end, where nothing has ended, and run the handlers of what has."""
-        with self._lock:
-            waits = not self._completed
-        if waits:
-            with contextlib.suppress(LdmError):
-                self._call(self._wait_for_any)
-            self._due = None
-        self._run_completed()
-
-    def _run_completed(self) -> None:
-        """Run the handlers of what has ended; its variables, and so replies, are gone behind it."""
-        with self._lock:
-            completed, self._completed = self._completed, deque()
-        while completed:
-            run_handler(*completed.popleft())
-
-    def _has_work(self) -> bool:
-        return bool(self._completed or self._expected or self._client.outbox or self._pushing)
-
-    def _wait_for_any(self, waiter: Waiter) -> Frames:
-        """Ask nothing: the waiter's outcome is that of the next request with a completion handler."""
-        self._due = waiter
-        if self._completed or not self._has_work():
-            waiter.end(NOTHING)
-        return ()
-
-
-def run_handler(handler: Completion, context: Any, outcome: Any) -> None:
-    """Run a completion handler; what it raises is logged, since nobody is left to be told."""
-    try:
-        handler(context, outcome)
-    except Exception:
-        log.exception("a completion handler raised")

@@ -15,8 +15,8 @@ from ..core.events import Limits, Opened
 from ..core.request import Reply, Request
 from ..core.wire import Frames
 from .address import connecting
-from .blocking import Completion, run_handler
 from .client import Client
+from .completion_handlers import Completion, run_handler
 from .idle import IdleWait
 from .memory import SharedArena
 from .move import Move

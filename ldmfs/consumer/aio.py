@@ -18,7 +18,7 @@ from typing import Any, Protocol, overload
 import trio
 
 from ..channel.arenas import CHAIN_BLOCKS
-from ..channel.blocking import run_handler
+from ..channel.completion_handlers import run_handler
 from ..channel.trio_client import TrioClient, connect
 from ..core.device import Consumer
 from ..core.errors import NotServed, RequestCancelled

@@ -21,7 +21,8 @@ from typing import Any, Protocol, overload
 
 from ..channel.address import connect
 from ..channel.arenas import CHAIN_BLOCKS
-from ..channel.blocking import BlockingClient, run_handler
+from ..channel.blocking import BlockingClient
+from ..channel.completion_handlers import run_handler
 from ..core.device import Consumer
 from ..core.errors import NotServed, NotSupported
 from ..core.request import Reply, Request, RequestType

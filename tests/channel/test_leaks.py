@@ -114,7 +114,7 @@ async def test_a_reader_that_need_not_read_any_more_closes_what_has_ended(tmp_pa
             client = BlockingClient(connect(channel_socket(tmp_path, "box")))
             client._pushing = 1  # as if a thread waited for room in the socket
             made.append(client)
-            client._call(client._wait_for_any)
+            client._call(client._completions.wait_for_any)
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trio.to_thread.run_sync, read)
