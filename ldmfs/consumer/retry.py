@@ -1,4 +1,4 @@
-"""When a request is sent again after its provider has ended, and when that is given up: for both consumer APIs.
+"""A way to a device that outlives its provider's process: what is the same for threads and for trio's tasks.
 
 A container's crash is over in a moment: the supervisor keeps its socket, so that connecting waits for the next
 instance.  What cannot wait there, as a connection that breaks again and again, is paused between.
@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
+from ..core.device import Kind
 from ..core.errors import HandleClosed, LdmError, NotServed, ProviderDied, StaleHandle
-from ..core.request import Reply, Request
+from ..core.request import Reply, Request, RequestType
 from .device import About
 
 RETRY_SECONDS = 30.0
@@ -21,6 +22,8 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.5
 """Seconds before the third attempt, which double with each further one, up to the longest; the second is at once."""
 
 GONE = NotServed, ProviderDied
+Way = TypeVar("Way", bound=About)
+
 _FILE_GONE = *GONE, StaleHandle
 _FILE_REPLACED = *_FILE_GONE, HandleClosed
 
@@ -75,3 +78,80 @@ class Outstanding:
         self.handler = handler
         self.sent = 0.0
         self.patience: Patience | None = None
+
+
+class Flag(Protocol):
+    """An event, of threads or of trio."""
+
+    def is_set(self) -> bool: ...
+
+
+class RetryingBase(Generic[Way]):
+    """What does not wait of the ways to one device, each opened when the provider of the one before has ended."""
+
+    _way: Way
+    """The one of now."""
+    _closed: Flag
+    """Whether the consumer has closed the device."""
+
+    def __init__(self, seconds: float, clock: Callable[[], float]) -> None:
+        self._seconds = seconds
+        self._clock = clock
+
+    @property
+    def consumer_id(self) -> int:
+        return self._way.consumer_id
+
+    @property
+    def kind(self) -> Kind:
+        return self._way.kind
+
+    @property
+    def size(self) -> int:
+        return self._way.size
+
+    @property
+    def accepts(self) -> frozenset[RequestType]:
+        return self._way.accepts
+
+    def request_soon(self, request: Request, handler: Callable[[Any, Any], object]) -> None:
+        """Send a request; `handler(None, reply or error)` is run once, in another thread or task.
+
+        Raises, and does not run the handler, when the request is refused at the entrance.
+        """
+        self._start(Outstanding(request, handler))
+
+    def _start(self, each: Outstanding) -> None:
+        """Send a request, over a connection if there is one; raise what it is refused with at the entrance."""
+        way, each.sent = self._way, self._clock()
+        connection: About = way
+        if not isinstance(connection, Pipelined):
+            self._wait_for(each)
+            return
+        try:
+            connection.request_soon(each.request, lambda _, outcome: self._take(way, each, outcome))
+        except LdmError as error:
+            if not self._is_gone(way, error):
+                raise
+            self._put_off(way, each, error)
+
+    def _take(self, way: Way, each: Outstanding, outcome: Reply | LdmError) -> None:
+        if isinstance(outcome, LdmError) and self._is_gone(way, outcome):
+            self._put_off(way, each, outcome)
+        else:
+            each.handler(None, outcome)
+
+    def _wait_for(self, each: Outstanding) -> None:
+        """Send a request over a way that makes its caller wait, in a thread or task that may."""
+        raise NotImplementedError
+
+    def _put_off(self, way: Way, each: Outstanding, error: LdmError) -> None:
+        """Leave a request, ended by `error` over `way`, to who sends again: who comes here has others to serve."""
+        raise NotImplementedError
+
+    def _is_gone(self, way: Way, error: LdmError) -> bool:
+        return not self._closed.is_set() and gone(way, error, replaced=way is not self._way)
+
+    def _patience(self, patience: Patience | None, sent: float) -> Patience:
+        """Return a new patience for the first failure, and for one of a request that was served for long."""
+        return patience if patience and self._clock() - sent < self._seconds else Patience(self._seconds, self._clock)

@@ -6,14 +6,13 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
-from ..core.device import Kind
 from ..core.errors import HandleClosed, LdmError, QueueFull
-from ..core.request import Reply, Request, RequestType
+from ..core.request import Reply, Request
 from .device import About
 from .name import as_error
-from .retry import GONE, Outstanding, Patience, Pipelined, gone, open_anew
+from .retry import GONE, Outstanding, Patience, RetryingBase, open_anew
 
 
 class Way(About, Protocol):
@@ -23,39 +22,25 @@ class Way(About, Protocol):
     def close(self) -> None: ...
 
 
-class Retrying:
+class Retrying(RetryingBase[Way]):
     """The ways to one device, each opened when the provider of the one before has ended.
 
     `_opening` is held by the thread that opens anew; the others wait for it, and find the new way.  `_lock` guards the
     rest, and is never held while anything waits.
     """
 
+    _closed: threading.Event
+
     def __init__(self, open: Callable[[float], Way], seconds: float) -> None:
         """Open the device; `open` gets the time of `time.monotonic` at which waiting for a provider is to end."""
+        super().__init__(seconds, time.monotonic)
         self._open = open
-        self._seconds = seconds
         self._closed = threading.Event()
         self._opening = threading.Lock()
         self._lock = threading.Lock()
         self._ended: list[tuple[Way, Outstanding, LdmError]] = []
         self._resending = False
         self._way = self._opened(Patience(seconds))
-
-    @property
-    def consumer_id(self) -> int:
-        return self._way.consumer_id
-
-    @property
-    def kind(self) -> Kind:
-        return self._way.kind
-
-    @property
-    def size(self) -> int:
-        return self._way.size
-
-    @property
-    def accepts(self) -> frozenset[RequestType]:
-        return self._way.accepts
 
     def request(self, request: Request) -> Reply:
         """Send a request, again and again while its provider ends.  Raises the last end when `seconds` are over."""
@@ -73,13 +58,6 @@ class Retrying:
                 self._pause(pause)
                 self._renew(way, patience)
 
-    def request_soon(self, request: Request, handler: Callable[[Any, Any], object]) -> None:
-        """Send a request; `handler(None, reply or error)` is run once, in another thread.
-
-        Raises, and does not run the handler, when the request is refused at the entrance.
-        """
-        self._start(Outstanding(request, handler))
-
     def close(self) -> None:
         """Close the device, and give up what is being tried again."""
         self._closed.set()
@@ -88,13 +66,6 @@ class Retrying:
         way.close()
 
     # -- the way
-
-    def _is_gone(self, way: Way, error: LdmError) -> bool:
-        return not self._closed.is_set() and gone(way, error, replaced=way is not self._way)
-
-    def _patience(self, patience: Patience | None, sent: float) -> Patience:
-        """Return a new patience for the first failure, and for one of a request that was served for long."""
-        return patience if patience and time.monotonic() - sent < self._seconds else Patience(self._seconds)
 
     def _pause(self, seconds: float) -> None:
         if self._closed.wait(seconds):
@@ -126,34 +97,17 @@ class Retrying:
 
     # -- completion handlers
 
-    def _start(self, each: Outstanding) -> None:
-        """Send a request, over a connection if there is one; raise what it is refused with at the entrance."""
-        way, each.sent = self._way, time.monotonic()
-        if not isinstance(way, Pipelined):
-            threading.Thread(target=self._wait_for, args=(each,), name="ldmfs-request", daemon=True).start()
-            return
-        try:
-            way.request_soon(each.request, lambda _, outcome: self._take(way, each, outcome))
-        except LdmError as error:
-            if not self._is_gone(way, error):
-                raise
-            self._put_off(way, each, error)
-
     def _wait_for(self, each: Outstanding) -> None:
+        threading.Thread(target=self._finish, args=(each,), name="ldmfs-request", daemon=True).start()
+
+    def _finish(self, each: Outstanding) -> None:
         try:
             outcome: Reply | LdmError = self.request(each.request)
         except Exception as error:
             outcome = as_error(error)
         each.handler(None, outcome)
 
-    def _take(self, way: Way, each: Outstanding, outcome: Reply | LdmError) -> None:
-        if isinstance(outcome, LdmError) and self._is_gone(way, outcome):
-            self._put_off(way, each, outcome)
-        else:
-            each.handler(None, outcome)
-
     def _put_off(self, way: Way, each: Outstanding, error: LdmError) -> None:
-        """Leave a request to the thread that sends again: who comes here has others to serve."""
         with self._lock:
             self._ended.append((way, each, error))
             start, self._resending = not self._resending, True

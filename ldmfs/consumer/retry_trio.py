@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 import trio
 
-from ..core.device import Kind
 from ..core.errors import HandleClosed, LdmError, QueueFull, RequestCancelled
-from ..core.request import Reply, Request, RequestType
+from ..core.request import Reply, Request
 from .device import About
 from .name import as_error
-from .retry import GONE, Outstanding, Patience, Pipelined, gone, open_anew
+from .retry import GONE, Outstanding, Patience, RetryingBase, open_anew
 
 
 class Way(About, Protocol):
@@ -23,41 +22,26 @@ class Way(About, Protocol):
     async def close(self) -> None: ...
 
 
-class Retrying:
+class Retrying(RetryingBase[Way]):
     """The ways to one device, each opened when the provider of the one before has ended.
 
     `_opening` is held by the task that opens anew; the others wait for it, and find the new way.
     """
 
+    _closed: trio.Event
+
     def __init__(self, open: Callable[[float], Awaitable[Way]], seconds: float) -> None:
         """Open nothing yet; `open` gets the time of trio's clock at which waiting for a provider is to end."""
+        super().__init__(seconds, trio.current_time)
         self._open = open
-        self._seconds = seconds
         self._closed = trio.Event()
         self._opening = trio.Lock()
         self._scope = trio.CancelScope()
-        self._way: Way
 
     async def open(self) -> Retrying:
         """Open the device.  Cancelled, it is as if never opened."""
         self._way = await self._opened(Patience(self._seconds, trio.current_time))
         return self
-
-    @property
-    def consumer_id(self) -> int:
-        return self._way.consumer_id
-
-    @property
-    def kind(self) -> Kind:
-        return self._way.kind
-
-    @property
-    def size(self) -> int:
-        return self._way.size
-
-    @property
-    def accepts(self) -> frozenset[RequestType]:
-        return self._way.accepts
 
     async def request(self, request: Request) -> Reply:
         """Send a request, again and again while its provider ends.  Raises the last end when `seconds` are over.
@@ -80,23 +64,6 @@ class Retrying:
                 await self._pause(pause)
                 await self._renew(way, patience)
 
-    def request_soon(self, request: Request, handler: Callable[[Any, Any], object]) -> None:
-        """Send a request; `handler(None, reply or error)` is run once, by another task.
-
-        Raises, and does not run the handler, when the request is refused at the entrance.
-        """
-        each, way = Outstanding(request, handler), self._way
-        each.sent = trio.current_time()
-        if not isinstance(way, Pipelined):
-            trio.lowlevel.spawn_system_task(self._finish, each)
-            return
-        try:
-            way.request_soon(each.request, lambda _, outcome: self._take(way, each, outcome))
-        except LdmError as error:
-            if not self._is_gone(way, error):
-                raise
-            trio.lowlevel.spawn_system_task(self._finish, each, way, error)
-
     async def close(self) -> None:
         """Close the device, and give up what is being tried again."""
         self._closed.set()
@@ -104,15 +71,6 @@ class Retrying:
         await self._way.close()
 
     # -- the way
-
-    def _is_gone(self, way: Way, error: LdmError) -> bool:
-        return not self._closed.is_set() and gone(way, error, replaced=way is not self._way)
-
-    def _patience(self, patience: Patience | None, sent: float) -> Patience:
-        """Return a new patience for the first failure, and for one of a request that was served for long."""
-        if patience and trio.current_time() - sent < self._seconds:
-            return patience
-        return Patience(self._seconds, trio.current_time)
 
     async def _pause(self, seconds: float) -> None:
         with trio.move_on_after(seconds):
@@ -150,11 +108,11 @@ class Retrying:
 
     # -- completion handlers
 
-    def _take(self, way: Way, each: Outstanding, outcome: Reply | LdmError) -> None:
-        if isinstance(outcome, LdmError) and self._is_gone(way, outcome):
-            trio.lowlevel.spawn_system_task(self._finish, each, way, outcome)
-        else:
-            each.handler(None, outcome)
+    def _wait_for(self, each: Outstanding) -> None:
+        trio.lowlevel.spawn_system_task(self._finish, each)
+
+    def _put_off(self, way: Way, each: Outstanding, error: LdmError) -> None:
+        trio.lowlevel.spawn_system_task(self._finish, each, way, error)
 
     async def _finish(self, each: Outstanding, way: Way | None = None, error: LdmError | None = None) -> None:
         """Bring a request to its end; an attempt over `way`, if there was one, has ended with `error`."""
