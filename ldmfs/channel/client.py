@@ -13,7 +13,6 @@ import socket
 from collections import deque
 from collections.abc import Callable
 
-from ..core.blocks import ArenaExhausted
 from ..core.channel import Header
 from ..core.consumer_connection import ConsumerConnection
 from ..core.errors import LdmError, ProtocolError, ProviderDied, QueueFull, RequestCancelled
@@ -31,6 +30,7 @@ from ..core.events import (
     Replied,
     State,
 )
+from ..core.extents import ArenaExhausted
 from ..core.request import Request
 from ..core.wire import HEADER, MAX_INLINE, Frames, Limit, unpack
 from .arenas import Arenas

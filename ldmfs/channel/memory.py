@@ -17,8 +17,10 @@ from typing import Protocol
 
 import msgspec
 
-from ..core.blocks import Arena, ArenaExhausted, Block, Chain, Extent, OwnArena
+from ..core.arena import Arena, OwnArena
+from ..core.blocks import Block, Chain
 from ..core.errors import ProtocolError
+from ..core.extents import ArenaExhausted, Extent
 from ..core.wire import BLOCK, Limit
 
 SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL

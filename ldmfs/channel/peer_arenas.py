@@ -9,9 +9,9 @@ import socket
 
 import trio
 
-from ..core.blocks import ArenaExhausted
 from ..core.errors import ProtocolError
 from ..core.events import ArenaReceived, ProviderEvent, RequestReceived
+from ..core.extents import ArenaExhausted
 from ..core.provider_connection import ProviderConnection
 from ..core.request import Reply, Request
 from ..core.wire import HEADER

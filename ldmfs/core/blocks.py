@@ -20,33 +20,14 @@ may have written it.  An arena's memory must not shrink while it is mapped (`F_S
 
 from __future__ import annotations
 
-import errno
 import struct
 from collections import deque
 from typing import NamedTuple
 
-from .errors import InvalidRequest, LdmError, ProtocolError
+from .errors import InvalidRequest, ProtocolError
+from .extents import NOTHING, ArenaExhausted, Extent, Space
 from .request import Reply, Request, RequestType
 from .wire import BLOCK, Buffer, Limit, as_bytes
-
-ALIGNMENT = 64
-"""Areas begin at multiples of this: a cache line."""
-
-
-class ArenaExhausted(LdmError):
-    """The arena has no block or no room left: the request travels inline instead."""
-
-    errno = errno.ENOMEM
-
-
-class Extent(NamedTuple):
-    """Bytes of an arena, or blocks of one."""
-
-    location: int
-    size: int
-
-
-NOTHING = Extent(0, 0)
 
 
 class Area(NamedTuple):
@@ -79,36 +60,8 @@ class BlockHeader(NamedTuple):
     device: bytes = b""
 
 
-class Space:
-    """The free parts of a range, in order: first fit, neighbours joined."""
-
-    def __init__(self, location: int, size: int) -> None:
-        self.free = [Extent(location, size)] if size else []
-
-    def take(self, size: int, limit: int | None = None) -> Extent:
-        """Take the first part that has `size`, and as much of it as `limit` allows; raise `ArenaExhausted`."""
-        for place, part in enumerate(self.free):
-            if part.size >= size:
-                taken = Extent(part.location, size if limit is None else min(part.size, limit))
-                rest = Extent(part.location + taken.size, part.size - taken.size)
-                self.free[place : place + 1] = [rest] if rest.size else []
-                return taken
-        raise ArenaExhausted(f"no {size} in a row are left in the arena")
-
-    def give(self, part: Extent) -> None:
-        """Take back what `take` returned."""
-        joined = [NOTHING]
-        for each in sorted((*self.free, part)):
-            last = joined[-1]
-            if last.location + last.size == each.location:
-                joined[-1] = Extent(last.location, last.size + each.size)
-            else:
-                joined.append(each)
-        self.free = [each for each in joined if each.size]
-
-
-class Arena:
-    """One process's view of an arena of `blocks` blocks; `buffer` is writable and as long as was agreed.
+class View:
+    """An arena of `blocks` blocks as one process sees it; `buffer` is writable and as long as was agreed.
 
     Raises `ProtocolError` for sizes that no arena can have.
     """
@@ -119,27 +72,6 @@ class Arena:
         self.blocks = blocks
         check_sizes(self.size, blocks)
         self.begin = blocks * BLOCK.size
-
-    def take(self, index: int, blocks: int, consumer_id: int, type: RequestType) -> Block:
-        """Return the block in which a request came, as its frame says; its `header` is checked.
-
-        Raises `ProtocolError` for a block that makes no sense, or that was not filled for this request.
-        """
-        if blocks < 1 or index + blocks > self.blocks:
-            raise ProtocolError(f"the arena has {self.blocks} blocks, not {blocks} from {index} on")
-        header = self._checked(index)
-        if header.type != type or header.consumer_id != consumer_id:
-            raise ProtocolError(f"block {index} holds no {type.name} request of consumer {consumer_id}")
-        _check_metadata(header.input_metadata)
-        for part in (header.input, header.input_metadata):
-            self.check(part, f"input of block {index}")
-            if _overlap(part, header.area.output):
-                raise ProtocolError(f"the input of block {index} overlaps its output area")
-        return Block(self, index, blocks, header.area, header)
-
-    def chain(self, block: Block) -> Chain:
-        """Return the blocks that `block`, which was taken, lends to its provider's own requests."""
-        return Chain(self, Extent(block.index + 1, block.blocks - 1))
 
     def check(self, part: Extent, what: str) -> None:
         """Raise `ProtocolError` unless the part lies in the arena, behind the headers."""
@@ -156,7 +88,7 @@ class Arena:
 
     def area(self, index: int) -> Area:
         """Return where the areas of a block are."""
-        return self._checked(index).area
+        return self.fetch_checked(index).area
 
     def fetch(self, index: int) -> BlockHeader:
         """Copy the header of a block, each field read once; nothing of it is checked."""
@@ -176,67 +108,18 @@ class Arena:
             raise ProtocolError(f"the arena has {self.blocks} blocks, there is none with the number {index}")
         return index * BLOCK.size
 
-    def _checked(self, index: int) -> BlockHeader:
+    def fetch_checked(self, index: int) -> BlockHeader:
+        """Copy the header of a block, whose areas lie in the arena."""
         header = self.fetch(index)
         area = header.area
         self.check(Extent(area.location, area.input_capacity + area.output_capacity), f"area of block {index}")
         return header
 
 
-class OwnArena(Arena):
-    """The first consumer's view: it allocates the chains, and keeps the books of it in its own memory."""
-
-    def __init__(self, buffer: Buffer, blocks: int) -> None:
-        super().__init__(buffer, blocks)
-        self._blocks = Space(0, blocks)
-        begin = _aligned(self.begin)
-        self._space = Space(begin, max(self.size - begin, 0))
-        self._areas: dict[int, Area] = {}
-        self._chains: dict[int, tuple[Extent, Extent]] = {}
-
-    def allocate(self, count: int, input_size: int, output_size: int) -> Chain:
-        """Allocate the blocks of a chain of `count` requests.
-
-        Each can hold `input_size` and `output_size` bytes, data and metadata together.  Raises `ArenaExhausted`.
-        """
-        if count < 1 or input_size < 0 or output_size < 0:
-            raise ValueError("a chain has blocks, and their sizes are not negative")
-        step = _aligned(input_size) + _aligned(output_size)
-        blocks = self._blocks.take(count)
-        try:
-            space = self._space.take(step * count) if step else Extent(self.begin, 0)
-        except ArenaExhausted:
-            self._blocks.give(blocks)
-            raise
-        for number in range(count):
-            area = Area(space.location + number * step, _aligned(input_size), _aligned(output_size))
-            self._areas[blocks.location + number] = area
-            self.store(blocks.location + number, BlockHeader(area=area))
-        self._chains[blocks.location] = blocks, space
-        return Chain(self, blocks)
-
-    def free(self, chain: Chain) -> None:
-        """Take back the memory of a chain: when each of its requests has been answered, also those that were cancelled.
-
-        Raises `ValueError` for a chain that is not allocated.
-        """
-        if chain.arena is not self or self._chains.get(chain.run.location, (None,))[0] is not chain.run:
-            raise ValueError("the chain was freed already, or is no chain of this arena")
-        blocks, space = self._chains.pop(chain.run.location)
-        for index in range(blocks.location, blocks.location + blocks.size):
-            del self._areas[index]
-        self._blocks.give(blocks)
-        self._space.give(space)
-
-    def area(self, index: int) -> Area:
-        """Return where the areas of a block are: from the books, whatever its header says."""
-        return self._areas[index]
-
-
 class Chain:
     """The blocks that one party of a call chain may hand out, a run of the arena's; the books are in its own memory."""
 
-    def __init__(self, arena: Arena, run: Extent) -> None:
+    def __init__(self, arena: View, run: Extent) -> None:
         self.arena = arena
         self.run = run
         self._space = Space(*run)
@@ -281,7 +164,7 @@ class Block:
 
     __slots__ = ("area", "arena", "blocks", "header", "index")
 
-    def __init__(self, arena: Arena, index: int, blocks: int, area: Area, header: BlockHeader | None = None) -> None:
+    def __init__(self, arena: View, index: int, blocks: int, area: Area, header: BlockHeader | None = None) -> None:
         self.arena = arena
         self.index = index
         self.blocks = blocks
@@ -344,7 +227,7 @@ class Block:
         Raises `ProtocolError` for one that makes no sense.
         """
         header = self.header = self.arena.fetch(self.index)
-        _check_metadata(header.output_metadata)
+        check_metadata(header.output_metadata)
         for part in (header.output, header.output_metadata):
             self.arena.check(part, f"output of block {self.index}")
         data = self.arena.part(header.output).toreadonly()
@@ -375,14 +258,7 @@ def check_sizes(size: int, blocks: int) -> None:
         raise ProtocolError(f"an arena of {size} bytes with {blocks} blocks cannot be")
 
 
-def _check_metadata(part: Extent) -> None:
+def check_metadata(part: Extent) -> None:
+    """Raise `ProtocolError` for more metadata than a request or a reply may have."""
     if part.size > Limit.MAX_METADATA:
         raise ProtocolError(f"{part.size} bytes of metadata are more than {Limit.MAX_METADATA}")
-
-
-def _overlap(one: Extent, other: Extent) -> bool:
-    return max(one.location, other.location) < min(one.location + one.size, other.location + other.size)
-
-
-def _aligned(size: int) -> int:
-    return -(-size // ALIGNMENT) * ALIGNMENT

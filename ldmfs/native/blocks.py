@@ -12,8 +12,8 @@ import itertools
 from typing import Any
 
 from ..channel.memory import Place, SharedArena
-from ..core.blocks import Extent
 from ..core.errors import InvalidRequest, LdmError, MessageTooLong
+from ..core.extents import Extent
 from ..core.request import Reply, Request, RequestType
 from .layout import MAX_DATA, Address, Data, Part, RequestBlock, RuntimeTable
 

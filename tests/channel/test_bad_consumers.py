@@ -18,8 +18,9 @@ import trio.testing
 from support import Gated, Plain
 
 from ldmfs.channel.memory import SEALS
-from ldmfs.core.blocks import Area, BlockHeader, Extent
+from ldmfs.core.blocks import Area, BlockHeader
 from ldmfs.core.events import ArenaGone, Failed, Replied
+from ldmfs.core.extents import Extent
 from ldmfs.core.wire import BLOCK, HEADER, FrameKind, Limit, encode, pack
 
 from .raw import CALL, RawPeer, call, closing, raw, user

@@ -16,9 +16,10 @@ from support import Plain
 
 from ldmfs import LdmError, NotServed, ProviderDied, QueueFull, RequestType
 from ldmfs.consumer import blocking
-from ldmfs.core.blocks import BlockHeader, Extent
+from ldmfs.core.blocks import BlockHeader
 from ldmfs.core.errors import ProtocolError
 from ldmfs.core.events import RequestReceived
+from ldmfs.core.extents import Extent
 from ldmfs.core.wire import BLOCK, GREETING, HEADER, MAGIC, MAX_INLINE, OPENED, VERSION, FrameKind, Limit, encode, pack
 
 from .raw import RawContainer, RawProvider, closing, raw_container
