@@ -91,16 +91,17 @@ class Connection:
     async def run(self) -> None:
         """Read until the connection ends, and close what it has left open; or until another task reads."""
         me = self._reader = trio.lowlevel.current_task()
-        try:
-            await self._receive()
-        except ProtocolError as error:
-            log.info("the connection of process %d ends: %s", self._peer.pid, error)
-            with contextlib.suppress(OSError):
-                for frame in self._machine.fail(error):
-                    self._socket.send(frame)
-        finally:
-            if self._reader is me:
-                await self._end()
+        with trio.CancelScope() as scope:
+            try:
+                await self._receive(scope)
+            except ProtocolError as error:
+                log.info("the connection of process %d ends: %s", self._peer.pid, error)
+                with contextlib.suppress(OSError):
+                    for frame in self._machine.fail(error):
+                        self._socket.send(frame)
+            finally:
+                if self._reader is me:
+                    await self._end()
 
     async def _end(self) -> None:
         lost = self._machine.lost()
@@ -163,7 +164,12 @@ class Connection:
 
     # -- packets
 
-    async def _receive(self) -> None:
+    async def _receive(self, scope: trio.CancelScope) -> None:
+        """Read; `scope` is what the request is cancelled by that this task answers, or comes to wait for.
+
+        One for each request would cost as much as all else that is done for a small one.  While the task reads, nobody
+        cancels it: a request that did not suspend was answered before anybody could, and behind another one it is done.
+        """
         sock, machine, receive = self._socket, self._machine, self._socket.recv_into
         buffer, me, view, unsent = self._buffer, self._reader, memoryview(self._buffer), self._outbox.frames
         turns, alone, ready = 0, False, self._wait.ready
@@ -190,7 +196,7 @@ class Connection:
                 alone = False
             event = machine.receive(view[:size])
             if type(event) is RequestReceived:
-                running = self._request(event)
+                running = self._request(event, scope)
                 if running is not None:
                     await run_inline(running, self._hand_over)
                     if self._reader is not me:
@@ -275,8 +281,8 @@ class Connection:
         self._send(self._machine.closed(event.id))
         self._answered()
 
-    def _request(self, event: RequestReceived) -> Coroutine[Any, Any, None] | None:
-        """Answer a request, or return what does so."""
+    def _request(self, event: RequestReceived, scope: trio.CancelScope) -> Coroutine[Any, Any, None] | None:
+        """Answer a request, or return what does so, in `scope`."""
         opened = self._open_devices[event.consumer_id]
         request, consumer = event.request, opened.consumer
         try:
@@ -298,7 +304,6 @@ class Connection:
                 if event.blocks:
                     release(request)
                 return None
-            scope = trio.CancelScope()
             ticket = self._dispatch.admit(consumer, scope.cancel)
         except LdmError as error:
             self._send(self._machine.failed(event.id, error))
@@ -311,21 +316,26 @@ class Connection:
     async def _run_request(
         self, event: RequestReceived, request: Request, consumer: Consumer, ticket: int, scope: trio.CancelScope
     ) -> None:
-        outcome: Reply | LdmError | None = None
-        with scope:
-            try:
-                outcome = await self._dispatch.request(consumer, request, ticket)
-            except LdmError as error:
-                outcome = error
-        if outcome is None:
-            outcome = self._ending or cancelled_error(consumer)
+        outcome: Reply | LdmError
+        try:
+            outcome = await self._dispatch.request(consumer, request, ticket)
+        except LdmError as error:
+            outcome = error
+        except BaseException:
+            if scope.cancel_called:  # else the container ends, and its requests with no answer
+                self._done(event, request, consumer, self._ending or cancelled_error(consumer))
+            raise
+        self._done(event, request, consumer, outcome)
+        del outcome  # the error's traceback knows this frame, and this frame the request's memory
+
+    def _done(self, event: RequestReceived, request: Request, consumer: Consumer, outcome: Reply | LdmError) -> None:
+        """Answer a request whose handler has ended."""
         del self._cancels[event.id]
         if isinstance(outcome, LdmError):
             self._send(self._machine.failed(event.id, outcome))
         else:
             self._answer(event, request, consumer, outcome)
         self._answered()
-        del outcome  # the error's traceback knows this frame, and this frame the request's memory
         if event.blocks:
             release(request)
 
