@@ -28,7 +28,11 @@ def _coloured(titles: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*titles, box=None, header_style="bold", pad_edge=False)
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for title, *column in zip(titles, *cells, strict=True):
+        # A text may take several lines, a name is needed whole.
+        no_wrap = not any(" " in cell for cell in column)
+        table.add_column(title, no_wrap=no_wrap, min_width=len(title), overflow="fold")
     for line in cells:
         table.add_row(*(Text(cell, style=_COLOURS.get(cell, "")) for cell in line))
     Console().print(table)

@@ -22,10 +22,10 @@ FIRST_SESSION = """\
 """
 
 
-def on_a_terminal(tree: Tree, *arguments: str) -> str:
+def on_a_terminal(tree: Tree, *arguments: str, columns: int = 200) -> str:
     """Run the command line on a pseudo-terminal and return what it shows."""
     master, slave = pty.openpty()
-    environment = {**tree.environment, "TERM": "xterm-256color", "COLUMNS": "200"}
+    environment = {**tree.environment, "TERM": "xterm-256color", "COLUMNS": str(columns)}
     for name in ("NO_COLOR", "FORCE_COLOR"):
         environment.pop(name, None)
     process = subprocess.Popen([LDMFS, *arguments], env=environment, stdin=slave, stdout=slave, stderr=slave)
@@ -66,6 +66,12 @@ def test_ls_of_a_container_lists_its_devices(tree: Tree) -> None:
         ["text/lower", "message", "-rw-rw-rw-", "1"], ["text/reverse", "message", "-rw-rw-rw-", "0"],
     ]  # fmt: skip
     assert len(lines) == 5
+
+
+def test_no_name_is_cut_on_a_narrow_terminal(tree: Tree) -> None:
+    shown = on_a_terminal(tree, "ls", "system", "text", columns=80)
+    for word in ("text/reverse", "system/containers", "message", "-rw-rw-rw-", "DESCRIPTION"):
+        assert word in shown
 
 
 def test_ls_of_containers_lists_the_devices_of_each(tree: Tree) -> None:
