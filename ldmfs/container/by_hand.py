@@ -48,21 +48,25 @@ def run_by_hand(provider: type[Provider], name: str, root: str | os.PathLike[str
 
 
 async def _run(container: Container, provider: Provider, root: Path) -> None:
-    attendance = await _join(container.name, root)
-    async with hosting(container, [provider]):
-        session = _as_guest(container, *attendance) if attendance else _alone(container, root)
-        async with session as told_to_stop, trio.open_nursery() as nursery:
-            for device in container.registry:
-                print(root / container.name / device.name, flush=True)
+    served = trio.CancelScope()
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
 
             async def obey() -> None:
-                await told_to_stop.wait()
-                nursery.cancel_scope.cancel()
-
-            nursery.start_soon(obey)
-            with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
                 async for _ in signals:
-                    break
+                    (served if ready else nursery.cancel_scope).cancel()
+
+            ready = False
+            nursery.start_soon(obey)
+            attendance = await _join(container.name, root)
+            async with hosting(container, [provider]):
+                session = _as_guest(container, *attendance) if attendance else _alone(container, root)
+                async with session as told_to_stop:
+                    ready = True
+                    for device in container.registry:
+                        print(root / container.name / device.name, flush=True)
+                    with served:
+                        await told_to_stop.wait()
             nursery.cancel_scope.cancel()
 
 

@@ -85,3 +85,27 @@ def test_a_provider_by_hand_without_a_tree_mounts_itself(
     assert process.wait(SECONDS) == 0
     assert not tree.mounts()
     assert not tree.root.exists()
+
+
+HANGS = """\
+import ldmfs, trio
+
+class Hangs(ldmfs.Provider):
+    async def start(self):
+        print("starting", flush=True)
+        await trio.sleep_forever()
+"""
+
+
+@pytest.mark.parametrize("interrupt", [signal.SIGINT, signal.SIGTERM])
+def test_a_provider_whose_start_does_not_end_can_be_interrupted(
+    tree: Tree, start: Start, tmp_path: Path, interrupt: signal.Signals
+) -> None:
+    file = tmp_path / "hangs.py"
+    file.write_text(HANGS)
+    process = start([LDMFS, "run", file], env=tree.environment)
+    assert process.stdout.readline() == "starting\n"
+    process.send_signal(interrupt)
+    assert process.communicate(timeout=SECONDS) == ("", "")
+    assert process.returncode == 0
+    wait_until(lambda: not (tree.root / "hangs").exists())
