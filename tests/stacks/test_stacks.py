@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import signal
 import threading
 import time
@@ -28,6 +29,15 @@ DEATHS = """\
 lower = "text/upper"
 [y.relay.y]
 lower = "a/a"
+[x.relay.x]
+lower = "y/y"
+"""
+
+GATED = """\
+[probe.probe]
+log = "{log}"
+[y.relay.y]
+lower = "probe/gate"
 [x.relay.x]
 lower = "y/y"
 """
@@ -127,6 +137,32 @@ def test_the_graph_tells_of_each_consumer_of_three_stacked_containers(stacks: Tr
             chain.append(f"{name}/{upper}")
             pid, container = graph[name]["pid"], name
     assert not consumers(stacks)
+
+
+def test_the_graph_tells_where_a_request_is_outstanding_in_a_stack(
+    mount: Callable[[str], Tree], tmp_path: Path
+) -> None:
+    tree = mount(GATED.format(log=tmp_path / "log"))
+    tree.order("create gate gate")
+    outcomes: queue.SimpleQueue[object] = queue.SimpleQueue()
+
+    def outstanding() -> list[int]:
+        graph = tree.containers()
+        return [
+            each["outstanding"]
+            for container in ("x", "y", "probe")
+            for device in graph[container]["devices"]
+            for each in device["consumers"]
+        ]
+
+    with ldmfs.open_device("x/x", root=tree.root) as device:
+        assert outstanding() == [0, 0, 0]
+        for data in (b"one", b"two"):
+            ldmfs.send_request(device, data, lambda _, outcome: outcomes.put(outcome))
+        wait_until(lambda: outstanding() == [2, 2, 2])
+        tree.order("release gate")
+        assert {outcomes.get(), outcomes.get()} == {b"one", b"two"}
+        assert outstanding() == [0, 0, 0]
 
 
 def test_containers_that_use_each_other_do_not_wait_for_each_other(stacks: Tree) -> None:
