@@ -147,7 +147,7 @@ class Run:
                 left = area.recover()
                 files = [key for key in area.files if not key.startswith(KEPT)]  # replies are kept for a while
                 del area
-                entries = (*left.consumers, *left.requests, left.damaged or (), left.store_damage, files)
+                entries = (*left.consumers, left.damaged or (), left.store_damage, files)
                 assert not any(entries), f"a state area has {left}, and {files} of files that are closed"
         assert found == len(POLICIES), f"{found} state areas"
 
