@@ -174,8 +174,8 @@ class Tree:
         return wait_until(lambda: self.containers()[container]["standby"], what=f"the standby of {container}")
 
     def state(self, container: str) -> str:
-        """Return the state of a container."""
-        return str(self.containers()[container]["state"])
+        """Return the state of a container; nothing where the supervisor has only begun and does not know of it."""
+        return str(self.containers().get(container, {}).get("state", ""))
 
     def control(self, command: str) -> subprocess.CompletedProcess[str]:
         """Send a command to the supervisor as a shell does; the reply or its error is what `cat` tells."""
