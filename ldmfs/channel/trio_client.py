@@ -150,7 +150,7 @@ class TrioClient:
         frames = prepare(*args, waiter)
         try:
             client.send(frames)
-            await (self._follow(waiter) if self._leading else self._lead(waiter))
+            await (self._follow(waiter) if self._leading else self._lead(waiter, waits=True))
         except BaseException:
             with contextlib.suppress(ValueError):
                 client.cancel(waiter)
@@ -195,8 +195,8 @@ class TrioClient:
         if not self._leading and self._parked:
             next(iter(self._parked.values())).set()
 
-    async def _lead(self, waiter: Waiter) -> None:
-        """Read the socket until the waiter has its outcome."""
+    async def _lead(self, waiter: Waiter, *, waits: bool = False) -> None:
+        """Read the socket until the waiter has its outcome; `waits` where the answer cannot be there yet."""
         client = self._client
         self._leading = True
         try:
@@ -207,15 +207,9 @@ class TrioClient:
                 self._turns += 1
                 if not self._turns % FAIR_TURNS:
                     await trio.lowlevel.checkpoint()
-                try:
-                    if not self._wait.ready():
-                        if client.lost:
-                            return
-                        await trio.lowlevel.wait_readable(client.socket)
-                    size = client.receive()
-                except (OSError, trio.ClosedResourceError):
-                    size = 0
-                if size < 0:
+                size = await self._waited() if waits else client.receive()
+                waits = size < 0
+                if waits:
                     continue
                 client.take(size)
                 if not size and not client.away:
@@ -223,6 +217,16 @@ class TrioClient:
         finally:
             self._leading = False
             self._hand_on()
+
+    async def _waited(self) -> int:
+        """Wait for a packet and receive it, as `Client.receive`."""
+        client = self._client
+        if not self._wait.ready() and not client.lost:
+            try:
+                await trio.lowlevel.wait_readable(client.socket)
+            except (OSError, trio.ClosedResourceError):
+                return 0
+        return client.receive()
 
     async def _reconnect(self) -> None:
         """Go on with the process that has taken the provider's place, or end the connection where there is none."""

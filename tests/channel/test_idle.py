@@ -141,7 +141,7 @@ async def test_the_run_has_its_turn_though_packets_are_there_all_the_time(
     wait = IdleWait(ours.fileno())
     theirs.send(b"x")
     assert wait.ready()
-    now[0] += idle.LATE_SECONDS / 2
+    now[0] += idle.LATE_SECONDS / 4
     assert wait.ready()
     now[0] += idle.LATE_SECONDS
     assert not wait.ready()
