@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /* Modules that are loaded and unloaded again and again. */
+#include <linux/netlink.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 
 #include "devices.h"
@@ -52,6 +54,55 @@ CASE(loaded_and_unloaded_a_hundred_times)
 		unload("ldm");
 		CHECK_ERRNO(access("/sys/class/ldm", F_OK), ENOENT);
 	}
+}
+
+/* Whether a message of the kernel has a line; its lines end with NUL. */
+static bool has(const char *message, ssize_t size, const char *line)
+{
+	ssize_t at;
+
+	for (at = 0; at < size; at += strlen(message + at) + 1)
+		if (!strcmp(message + at, line))
+			return true;
+	return false;
+}
+
+/* Waits for what udev is told of a device. */
+static void uevent(int sock, const char *action, const char *device, const char *kind)
+{
+	char message[8192], lines[3][100];
+	ssize_t size;
+
+	snprintf(lines[0], 100, "%s@/devices/virtual/ldm/%s", action, device);
+	snprintf(lines[1], 100, "DEVNAME=ldm/kernel/%s", device);
+	snprintf(lines[2], 100, "DEVTYPE=%s", kind);
+	do {
+		size = recv(sock, message, sizeof(message) - 1, 0);
+		CHECK(size > 0);
+		message[size] = 0;
+	} while (!has(message, size, lines[0]));
+	CHECK(has(message, size, "SUBSYSTEM=ldm"));
+	CHECK(has(message, size, lines[1]));
+	CHECK(has(message, size, lines[2]));
+}
+
+CASE(udev_is_told_of_devices_that_come_and_go)
+{
+	int ldm = module_file("ldm"), crc32 = module_file("ldm_crc32"), ramdisk = module_file("ldm_ramdisk");
+	int sock = socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC, NETLINK_KOBJECT_UEVENT);
+	struct sockaddr_nl address = { .nl_family = AF_NETLINK, .nl_groups = 1 };
+
+	CHECK_IS(bind(sock, (struct sockaddr *)&address, sizeof(address)), 0);
+	load(ldm, "");
+	load(crc32, "");
+	uevent(sock, "add", "crc32", "message");
+	load(ramdisk, "size=4096");
+	uevent(sock, "add", "ramdisk", "block");
+	unload("ldm_ramdisk");
+	uevent(sock, "remove", "ramdisk", "block");
+	unload("ldm_crc32");
+	uevent(sock, "remove", "crc32", "message");
+	unload("ldm");
 }
 
 static volatile bool stop;
