@@ -36,7 +36,35 @@ class About(Protocol):
 Way = TypeVar("Way", bound=About)
 
 
-class OverChannel:
+class Described:
+    """What tells of a device as something behind it does, which may be another one later."""
+
+    def _source(self) -> About:
+        """Return what is behind it now."""
+        raise NotImplementedError
+
+    @property
+    def consumer_id(self) -> int:
+        """What identifies this open to the provider: another one when the provider was replaced meanwhile."""
+        return self._source().consumer_id
+
+    @property
+    def kind(self) -> Kind:
+        """What the device is like."""
+        return self._source().kind
+
+    @property
+    def size(self) -> int:
+        """Bytes of a block device."""
+        return self._source().size
+
+    @property
+    def accepts(self) -> frozenset[RequestType]:
+        """The types of requests that the consumer may send."""
+        return self._source().accepts
+
+
+class OverChannel(Described):
     """What a way over the direct channel knows of its device, whose provider may move."""
 
     _opened: Opened
@@ -45,21 +73,8 @@ class OverChannel:
     """The consumer id of the first open, by which the client knows the device."""
     _client: Connection
 
-    @property
-    def consumer_id(self) -> int:
-        return self._opened.consumer_id
-
-    @property
-    def kind(self) -> Kind:
-        return self._opened.kind
-
-    @property
-    def size(self) -> int:
-        return self._opened.size
-
-    @property
-    def accepts(self) -> frozenset[RequestType]:
-        return self._opened.accepts
+    def _source(self) -> About:
+        return self._opened
 
     @property
     def lost(self) -> bool:
@@ -67,7 +82,7 @@ class OverChannel:
         return self._client.lost or self._client.is_refused(self._id)
 
 
-class OpenDeviceBase(Generic[Way]):
+class OpenDeviceBase(Described, Generic[Way]):
     """A device that was opened, and the way to it until it is closed."""
 
     def __init__(self, name: DeviceName, way: Way, marshal: Marshal | None, unmarshal: Unmarshal | None) -> None:
@@ -77,25 +92,8 @@ class OpenDeviceBase(Generic[Way]):
         self._marshal = marshal
         self._unmarshal = unmarshal
 
-    @property
-    def consumer_id(self) -> int:
-        """What identifies this open to the provider: another one when the provider was replaced meanwhile."""
-        return self._about.consumer_id
-
-    @property
-    def kind(self) -> Kind:
-        """What the device is like."""
-        return self._about.kind
-
-    @property
-    def size(self) -> int:
-        """Bytes of a block device."""
-        return self._about.size
-
-    @property
-    def accepts(self) -> frozenset[RequestType]:
-        """The types of requests that the consumer may send."""
-        return self._about.accepts
+    def _source(self) -> About:
+        return self._about
 
     def _checked(self) -> Way:
         if self._way is None:

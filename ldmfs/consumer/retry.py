@@ -10,10 +10,9 @@ import time
 from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
-from ..core.device import Kind
 from ..core.errors import HandleClosed, LdmError, NotServed, ProviderDied, StaleHandle
-from ..core.request import Reply, Request, RequestType
-from .device import About
+from ..core.request import Reply, Request
+from .device import About, Described
 
 RETRY_SECONDS = 30.0
 """How long a device that is opened with `retry` waits for its provider to be there again."""
@@ -86,7 +85,7 @@ class Flag(Protocol):
     def is_set(self) -> bool: ...
 
 
-class RetryingBase(Generic[Way]):
+class RetryingBase(Described, Generic[Way]):
     """What does not wait of the ways to one device, each opened when the provider of the one before has ended."""
 
     _way: Way
@@ -98,21 +97,8 @@ class RetryingBase(Generic[Way]):
         self._seconds = seconds
         self._clock = clock
 
-    @property
-    def consumer_id(self) -> int:
-        return self._way.consumer_id
-
-    @property
-    def kind(self) -> Kind:
-        return self._way.kind
-
-    @property
-    def size(self) -> int:
-        return self._way.size
-
-    @property
-    def accepts(self) -> frozenset[RequestType]:
-        return self._way.accepts
+    def _source(self) -> About:
+        return self._way
 
     def request_soon(self, request: Request, handler: Callable[[Any, Any], object]) -> None:
         """Send a request; `handler(None, reply or error)` is run once, in another thread or task.

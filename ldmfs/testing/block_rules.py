@@ -17,9 +17,9 @@ async def what_was_written_is_read(subject: Subject) -> None:
     """Bytes written at any offset are read there, by the same and by another consumer, before and after a FLUSH."""
     if not _is_writable_block(subject):
         return
-    size = min(subject.size, 4096)
+    size, places = _places(subject)
     async with _restored(subject) as handle, subject.opened() as other:
-        for offset in sorted({0, 1, subject.size // 2, subject.size - size}):
+        for offset in places:
             length = min(size, subject.size - offset)
             data = os.urandom(length)
             await handle.send(Request(RequestType.WRITE, data, offset=offset))
@@ -66,11 +66,16 @@ def _is_writable_block(subject: Subject) -> bool:
     return subject.writable and subject.kind is Kind.BLOCK and RequestType.WRITE in subject.accepts
 
 
+def _places(subject: Subject) -> tuple[int, list[int]]:
+    """Return how many bytes the rules write at a time, and where."""
+    size = min(subject.size, 4096)
+    return size, sorted({0, 1, subject.size // 2, subject.size - size})
+
+
 @contextlib.asynccontextmanager
 async def _restored(subject: Subject) -> AsyncIterator[Handle]:
     """Open a block device; at the end the places that the rules write have what they had before."""
-    size = min(subject.size, 4096)
-    places = sorted({0, 1, subject.size // 2, subject.size - size})
+    size, places = _places(subject)
     async with subject.opened() as handle:
         before = [(await handle.send(Request(RequestType.READ, offset=place, length=size))).data for place in places]
         kept = [(place, bytes(data)) for place, data in zip(places, before, strict=True)]
