@@ -82,6 +82,9 @@ STAGES = {
 DIED = {errno.ECONNABORTED, errno.ENOTCONN}
 GONE = {*DIED, errno.ESTALE}
 
+SAME = 10
+"""How often in a row a container has the same, when it has let go of what has just ended."""
+
 SYSTEM_CALLS = {0: "read", 1: "write", 7: "poll", 45: "recvfrom", 47: "recvmsg", 257: "openat"}
 """Of x86-64 (`arch/x86/entry/syscalls/syscall_64.tbl`): those in which a consumer waits."""
 
@@ -110,6 +113,11 @@ class Staged(Tree):
         pid = self.pid(container)
         mapped = Path(f"/proc/{pid}/maps").read_text().count("ldmfs-arena")
         return len(os.listdir(f"/proc/{pid}/fd")), mapped, len(self.consumers(container))
+
+    def descriptors(self, container: str) -> list[str]:
+        """Return what the descriptors of the container's process are, for who has to find out what is left."""
+        found = Path(f"/proc/{self.pid(container)}/fd")
+        return [f"{container} {fd.name}: {os.readlink(fd)}" for fd in found.iterdir()]
 
     def close_counts(self) -> bool:
         """Tell whether each consumer that was opened was closed once."""
@@ -230,7 +238,7 @@ async def settled(tree: Staged, container: str = "box") -> tuple[int, int, int]:
 
     def same() -> bool:
         last.append(tree.resources(container))
-        return len(last) >= 3 and len(set(last[-3:])) == 1
+        return len(last) >= SAME and len(set(last[-SAME:])) == 1
 
     await until(same, "the end of what was before")
     return last[-1]
@@ -241,7 +249,7 @@ async def has_again(tree: Staged, container: str, before: tuple[int, int, int]) 
     try:
         await until(lambda: tree.resources(container) == before)
     except AssertionError:
-        assert tree.resources(container) == before, container
+        assert tree.resources(container) == before, tree.descriptors(container)
         raise
 
 
